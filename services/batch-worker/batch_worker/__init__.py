@@ -1,0 +1,1 @@
+"""The batch worker: computes ahead of the request what does not depend on it."""

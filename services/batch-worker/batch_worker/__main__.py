@@ -1,0 +1,10 @@
+"""`python -m batch_worker`: runs the worker."""
+
+from trivium.web import run_server
+
+from batch_worker.app import create_app
+from batch_worker.settings import WorkerSettings
+
+if __name__ == "__main__":
+    chosen = WorkerSettings()
+    run_server(lambda: create_app(chosen), chosen, "worker")

@@ -1,0 +1,98 @@
+"""One chunk, from its claim to its results."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import structlog
+from trivium.domain.manifest import PrecomputedVariant
+from trivium.errors import ConfigurationError, StepError, TriviumError
+from trivium.features import Catalogue
+from trivium.metrics import CHUNKS, RESULTS_STORED
+from trivium.store.precompute import Claim, PrecomputeRepository
+
+from batch_worker.jobs.neighbours import EMBED, NeighboursJob
+
+log = structlog.get_logger()
+
+
+class ChunkWorker:
+    """Works on chunks; holds the lease while it does."""
+
+    def __init__(
+        self,
+        ledger: PrecomputeRepository,
+        catalogue: Catalogue,
+        neighbours: NeighboursJob,
+        lease_s: float,
+    ) -> None:
+        self._ledger = ledger
+        self._catalogue = catalogue
+        self._neighbours = neighbours
+        self._lease_s = lease_s
+
+    async def work(self, chunk_id: str) -> None:
+        """Claims and computes a chunk. What fails is handed back to the ledger, which counts."""
+        claim = await self._ledger.claim(chunk_id, self._lease_s)
+        if claim is None:
+            return
+        try:
+            async with self._heartbeat(claim):
+                written = await self._compute(claim)
+        except asyncio.CancelledError:
+            await asyncio.shield(self._ledger.hand_back(claim))
+            raise
+        except TriviumError as error:
+            log.warning("chunk_failed", chunk=chunk_id, code=error.code, detail=error.detail)
+            CHUNKS.labels(claim.feature, "failed").inc()
+            if isinstance(error, StepError) and error.retryable:
+                await self._pause_and_hand_back(claim)
+            else:
+                await self._ledger.fail(claim, f"{error.code}: {error.detail}")
+        except Exception as error:
+            await self._ledger.fail(claim, f"unexpected: {type(error).__name__}")
+            raise
+        else:
+            CHUNKS.labels(claim.feature, "done" if written else "lost").inc()
+
+    async def _compute(self, claim: Claim) -> bool:
+        spec = self._spec(claim)
+        if claim.phase == EMBED:
+            embeddings = await self._neighbours.embed(claim, spec)
+            return await self._ledger.finish(claim, embeddings=embeddings)
+        results = await self._neighbours.compare(claim, spec)
+        written = await self._ledger.finish(claim, results=results)
+        if written:
+            RESULTS_STORED.labels(claim.feature, claim.variant).inc(len(results))
+        return written
+
+    def _spec(self, claim: Claim) -> PrecomputedVariant:
+        variant = self._catalogue.get(claim.feature).variants.get(claim.variant)
+        if variant is None or variant.version != claim.variant_version:
+            raise ConfigurationError(
+                f"The run is for {claim.variant} {claim.variant_version}, which the manifest no longer has"
+            )
+        assert isinstance(variant.spec, PrecomputedVariant)
+        return variant.spec
+
+    async def _pause_and_hand_back(self, claim: Claim) -> None:
+        """What the chunk needs is away for now: that is no fault of the chunk's."""
+        await asyncio.sleep(1.0)
+        await self._ledger.hand_back(claim)
+
+    @asynccontextmanager
+    async def _heartbeat(self, claim: Claim) -> AsyncIterator[None]:
+        async def beat() -> None:
+            while True:
+                await asyncio.sleep(self._lease_s / 3)
+                with suppress(TriviumError):
+                    await self._ledger.renew(claim, self._lease_s)
+
+        beating: asyncio.Task[Any] = asyncio.create_task(beat())
+        try:
+            yield
+        finally:
+            beating.cancel()
+            with suppress(asyncio.CancelledError):
+                await beating

@@ -1,0 +1,109 @@
+"""ARQ, as a doorbell: jobs carry a chunk id; what a job is and whether it is done stands in the database."""
+
+import asyncio
+import time
+from typing import Any
+
+import orjson
+import structlog
+from arq import func
+from arq.connections import ArqRedis, RedisSettings, create_pool
+from arq.worker import Worker
+from redis.exceptions import RedisError
+from trivium.errors import Unavailable
+from trivium.metrics import QUEUE_DEPTH
+from trivium.store.precompute import PrecomputeRepository
+
+from batch_worker.jobs.chunks import ChunkWorker
+
+log = structlog.get_logger()
+QUEUE = "trivium:chunks"
+POLL_S = 0.02
+JOB_S = 900
+MAX_BACKOFF_S = 10.0
+
+
+async def compute_chunk(ctx: dict[str, Any], chunk_id: str) -> None:
+    """The one ARQ function."""
+    chunks: ChunkWorker = ctx["chunks"]
+    await chunks.work(chunk_id)
+
+
+class BatchWorker:
+    """ARQ's worker and the reconciler that rings for it; survives Redis and the database being away."""
+
+    def __init__(
+        self, redis_url: str, ledger: PrecomputeRepository, chunks: ChunkWorker, slots: int, ring_s: float
+    ) -> None:
+        self._redis_settings = RedisSettings.from_dsn(redis_url)
+        self._redis_settings.conn_retries = 0
+        self._redis_settings.conn_timeout = 2
+        self._ledger = ledger
+        self._chunks = chunks
+        self._slots = slots
+        self._ring_s = ring_s
+        self.connected = False
+
+    async def run(self) -> None:
+        """Works until cancelled; begins anew, with back-off, when Redis goes away."""
+        backoff_s = 0.2
+        while True:
+            pool = None
+            try:
+                pool = await create_pool(
+                    self._redis_settings, job_serializer=orjson.dumps, job_deserializer=orjson.loads
+                )
+                self.connected = True
+                backoff_s = 0.2
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self._ring_for_ever(pool))
+                    group.create_task(self._work(pool))
+            except* (RedisError, OSError, TimeoutError) as away:
+                log.warning("redis_away", error=type(away.exceptions[0]).__name__)
+            finally:
+                self.connected = False
+                if pool:
+                    await pool.aclose()
+            await asyncio.sleep(backoff_s)
+            backoff_s = min(backoff_s * 2, MAX_BACKOFF_S)
+
+    async def _work(self, pool: ArqRedis) -> None:
+        worker = Worker(
+            functions=[func(compute_chunk, name="compute_chunk", keep_result=0, max_tries=1)],
+            queue_name=QUEUE,
+            redis_pool=pool,
+            handle_signals=False,
+            max_jobs=self._slots,
+            job_timeout=JOB_S,
+            poll_delay=POLL_S,
+            queue_read_limit=self._slots * 8,
+            retry_jobs=False,
+            log_results=False,
+            ctx={"chunks": self._chunks},
+            job_serializer=orjson.dumps,
+            job_deserializer=orjson.loads,
+        )
+        try:
+            await worker.async_run()
+        finally:
+            for task in worker.tasks.values():
+                task.cancel()
+            await asyncio.gather(*worker.tasks.values(), return_exceptions=True)
+
+    async def _ring_for_ever(self, pool: ArqRedis) -> None:
+        """Keeps about twice the slots rung.
+
+        A job's id names chunk and token: a chunk whose lease ended is a new job, and one that is
+        rung already is not rung twice.
+        """
+        while True:
+            try:
+                waiting = await self._ledger.to_ring(self._slots * 2, time.time())
+                for chunk_id, token in waiting:
+                    await pool.enqueue_job(
+                        "compute_chunk", chunk_id, _job_id=f"{chunk_id}:{token}", _queue_name=QUEUE
+                    )
+                QUEUE_DEPTH.labels("chunks").set(await self._ledger.pending())
+            except Unavailable:
+                log.warning("database_away")
+            await asyncio.sleep(self._ring_s)

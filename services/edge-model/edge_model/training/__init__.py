@@ -1,0 +1,1 @@
+"""From labelled messages to a versioned ONNX artefact (needs the extra `train`)."""

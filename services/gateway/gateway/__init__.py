@@ -1,0 +1,1 @@
+"""The gateway: one HTTP call in, an answer inside the deadline out."""

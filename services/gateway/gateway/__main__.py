@@ -1,0 +1,10 @@
+"""`python -m gateway`: serves the gateway."""
+
+from trivium.web import run_server
+
+from gateway.app import create_app
+from gateway.settings import GatewaySettings
+
+if __name__ == "__main__":
+    chosen = GatewaySettings()
+    run_server(lambda: create_app(chosen), chosen, "gateway")

@@ -1,0 +1,41 @@
+"""Pattern `api`: a foundation model, called in the request."""
+
+import orjson
+from trivium.domain.inference import Question, StepAnswer
+from trivium.domain.manifest import ApiVariant
+from trivium.errors import SchemaViolation
+from trivium.features import LoadedVariant
+from trivium.llm.prompts import Prompt
+from trivium.llm.provider import CompletionRequest, Provider, with_usage
+
+
+class ApiStep:
+    """One model of one variant."""
+
+    def __init__(self, variant: LoadedVariant, provider: Provider, model: str) -> None:
+        assert isinstance(variant.spec, ApiVariant)
+        self._spec = variant.spec
+        self._schema = variant.response_schema
+        self._prompt = Prompt(variant.prompt or "", variant.spec.prompt)
+        self._provider = provider
+        self._model = model
+
+    async def __call__(self, question: Question, seconds: float) -> StepAnswer:
+        """Asks the model; its text must be a JSON object."""
+        request = CompletionRequest(
+            model=self._model,
+            messages=self._prompt.render(question.input),
+            schema=self._schema,
+            temperature=self._spec.temperature,
+            max_output_tokens=self._spec.max_output_tokens,
+        )
+        completion = await self._provider.complete(request, seconds)
+        try:
+            output = orjson.loads(completion.text)
+        except orjson.JSONDecodeError as error:
+            violation = SchemaViolation(f"{self._model} did not answer in JSON: {error}")
+            raise with_usage(violation, completion.usage) from error
+        if not isinstance(output, dict):
+            violation = SchemaViolation(f"{self._model} answered with {type(output).__name__}")
+            raise with_usage(violation, completion.usage)
+        return StepAnswer(output, model=completion.model, usage=completion.usage)

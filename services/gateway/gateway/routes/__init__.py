@@ -1,0 +1,1 @@
+"""The doors: each translates its wire to `serve()` and back."""

@@ -1,0 +1,95 @@
+"""`/v1/features`: what there is, and answers."""
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends
+from pydantic import BaseModel, ConfigDict, Field
+from trivium.domain.inference import Question, Subject
+from trivium.features import Feature
+from trivium.store.inferences import rows_of
+from trivium.store.keys import Key
+
+from gateway.routes.inferences import InferenceOut, inference_out
+from gateway.routes.problems import PROBLEMS
+from gateway.state import State, scope
+
+router = APIRouter(prefix="/v1/features", tags=["features"], responses=PROBLEMS)
+Infer = Annotated[Key, Depends(scope("infer"))]
+
+
+class SubjectIn(BaseModel):
+    """The end user an answer is for; a rollout keeps a subject in its arm."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: str = Field(min_length=1, max_length=256, examples=["customer-17"])
+    properties: dict[str, str] = Field({}, description="For the flag's constraints.")
+
+
+class InferIn(BaseModel):
+    """A question."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    input: dict[str, Any] = Field({}, description="Must match the feature's input schema.")
+    subject: SubjectIn | None = None
+    entity_key: str | None = Field(
+        None, min_length=1, max_length=512, description="What a stored result is for."
+    )
+    deadline_ms: int | None = Field(
+        None, ge=1, le=60_000, description="Milliseconds; by default the manifest's."
+    )
+    mode: Literal["sync"] = "sync"
+
+
+class FeatureOut(BaseModel):
+    """A feature as its manifest declares it."""
+
+    feature: str
+    owner: str
+    input: dict[str, Any]
+    output: dict[str, Any]
+    deadline_ms: int
+    serve: str
+    fallback: list[str]
+    variants: dict[str, dict[str, Any]] = Field(description="Each with its pattern and version.")
+    example: dict[str, Any]
+
+
+@router.post("/{feature}/infer")
+async def infer(feature: str, body: InferIn, state: State, key: Infer) -> InferenceOut:
+    """Answers a question inside its deadline, from the first step of the chain that can."""
+    subject = Subject(body.subject.id, body.subject.properties) if body.subject else None
+    made = await state.serving.serve(
+        feature, Question(body.input, body.entity_key), subject, key.id, body.deadline_ms
+    )
+    return inference_out(rows_of(made)[0])
+
+
+@router.get("")
+async def list_features(state: State, _: Infer) -> list[FeatureOut]:
+    """Every feature."""
+    return [_feature_out(feature) for feature in state.catalogue]
+
+
+@router.get("/{feature}")
+async def get_feature(feature: str, state: State, _: Infer) -> FeatureOut:
+    """One feature."""
+    return _feature_out(state.catalogue.get(feature))
+
+
+def _feature_out(feature: Feature) -> FeatureOut:
+    manifest = feature.manifest
+    return FeatureOut(
+        feature=feature.name,
+        owner=manifest.owner,
+        input=manifest.input,
+        output=manifest.output,
+        deadline_ms=manifest.deadline_ms,
+        serve=manifest.serve,
+        fallback=[*manifest.chain[1:], "static"],
+        variants={
+            name: {"pattern": v.spec.pattern, "version": v.version} for name, v in feature.variants.items()
+        },
+        example=manifest.example.model_dump(exclude_none=True),
+    )

@@ -1,0 +1,101 @@
+"""`/v1/feedback`: what became of an answer."""
+
+import time
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, Self
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Header
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from trivium.domain.feedback import WITH_VALUE, Feedback, Kind
+from trivium.errors import InvalidRequest, NotFound, SchemaViolation, Unavailable
+from trivium.metrics import FEEDBACK
+from trivium.store.keys import Key
+from trivium.telemetry import new_id
+
+from gateway.routes.problems import PROBLEMS, _problem
+from gateway.state import GatewayState, State, scope
+
+router = APIRouter(prefix="/v1/feedback", tags=["feedback"], responses=PROBLEMS)
+_CLOCK_SKEW_S = 300
+
+
+class FeedbackIn(BaseModel):
+    """An event about an inference."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    inference_id: UUID
+    kind: Kind
+    value: dict[str, Any] | None = Field(
+        None, description="The right output; needed for `correction` and `edited`."
+    )
+    occurred_at: AwareDatetime | None = Field(None, description="By default now.")
+
+    @model_validator(mode="after")
+    def _value_where_needed(self) -> Self:
+        if self.kind in WITH_VALUE and self.value is None:
+            raise ValueError(f"value: {self.kind} needs the right output")
+        if self.kind not in WITH_VALUE and self.value is not None:
+            raise ValueError(f"value: {self.kind} takes none")
+        if self.occurred_at and self.occurred_at.timestamp() > time.time() + _CLOCK_SKEW_S:
+            raise ValueError("occurred_at: lies in the future")
+        return self
+
+
+class FeedbackOut(BaseModel):
+    """An event that will not be lost."""
+
+    feedback_id: str
+    inference_id: str
+    kind: Kind
+    stored: Literal["database", "journal"] = Field(
+        description="journal: on this gateway's disk, until the database is back."
+    )
+
+
+@router.post("", status_code=201, responses={409: _problem("The Idempotency-Key was used.")})
+async def give_feedback(
+    body: FeedbackIn,
+    state: State,
+    key: Annotated[Key, Depends(scope("feedback"))],
+    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
+) -> FeedbackOut:
+    """Stores an event durably, then acknowledges it; also before its inference has been stored."""
+    if body.value is not None:
+        await _check_value(state, str(body.inference_id), body.value)
+    now = time.time()
+    occurred = body.occurred_at or datetime.fromtimestamp(now, UTC)
+    event_id = new_id()
+    event = Feedback(
+        id=event_id,
+        inference_id=str(body.inference_id),
+        key_id=key.id,
+        idempotency_key=idempotency_key or event_id,
+        kind=body.kind,
+        value=body.value,
+        occurred_at=occurred.timestamp(),
+        received_at=now,
+    )
+    stored, in_database = await state.recorder.take_feedback(event)
+    if stored.id == event.id:
+        FEEDBACK.labels(body.kind.value).inc()
+    return FeedbackOut(
+        feedback_id=stored.id,
+        inference_id=stored.inference_id,
+        kind=stored.kind,
+        stored="database" if in_database else "journal",
+    )
+
+
+async def _check_value(state: GatewayState, inference_id: str, value: dict[str, Any]) -> None:
+    """Checks a right output against the feature's schema, where the inference is known."""
+    try:
+        row = await state.recorder.find(inference_id)
+        if row:
+            state.catalogue.get(row["feature"]).check_output(value)
+    except SchemaViolation as error:
+        detail = error.detail.replace("output", "value", 1)
+        raise InvalidRequest(detail, errors=error.errors) from error
+    except (Unavailable, NotFound):
+        return

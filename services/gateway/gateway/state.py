@@ -1,0 +1,53 @@
+"""What the gateway holds while it runs, and how routes get at it."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+from trivium.errors import Unauthenticated
+from trivium.features import Catalogue
+from trivium.store.keys import Key, KeyCache
+from trivium.store.recorder import Recorder
+from trivium.web import bearer
+
+from gateway.serving import Serving
+from gateway.settings import GatewaySettings
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayState:
+    """Everything built in the lifespan."""
+
+    settings: GatewaySettings
+    catalogue: Catalogue
+    serving: Serving
+    recorder: Recorder
+    keys: KeyCache
+
+
+def state_of(request: Request) -> GatewayState:
+    """The state that the lifespan built."""
+    state: GatewayState = request.app.state.gateway
+    return state
+
+
+State = Annotated[GatewayState, Depends(state_of)]
+
+
+def scope(name: str) -> Callable[[Request], Awaitable[Key]]:
+    """A dependency that demands a key with a scope."""
+
+    async def demand(request: Request) -> Key:
+        key = await state_of(request).keys.authenticate(bearer(request))
+        return key.demand(name)
+
+    return demand
+
+
+async def admin_or_service(request: Request) -> None:
+    """Admits the service key, which Prometheus has, or a key with the scope `admin`."""
+    try:
+        await request.app.state.service_guard(request)
+    except Unauthenticated:
+        await scope("admin")(request)

@@ -1,0 +1,81 @@
+"""`trivium`: every command, each thin over the package."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+
+from trivium.cli import data, db, keys, precompute, up
+from trivium.domain.manifest import Manifest
+from trivium.errors import TriviumError
+from trivium.settings import Settings
+
+app = typer.Typer(help="Carries an AI feature from pilot to general availability.", no_args_is_help=True)
+features = typer.Typer(help="Features and their manifests.", no_args_is_help=True)
+app.add_typer(features, name="features")
+app.add_typer(keys.app, name="keys")
+app.add_typer(data.app, name="data")
+app.add_typer(db.app, name="db")
+app.command("precompute")(precompute.precompute)
+app.command("up")(up.up)
+console = Console(soft_wrap=True)
+errors = Console(stderr=True, soft_wrap=True)
+
+
+@features.command("check")
+def check() -> None:
+    """Prints every fault of every manifest with file and line; exits 1 if there is one."""
+    from trivium.features import load_catalogue
+    from trivium.llm.prompts import Prompt
+
+    folder = Settings().features_dir
+    for feature in load_catalogue(folder):
+        for variant in feature.variants.values():
+            if variant.prompt is not None:
+                Prompt(variant.prompt, f"{feature.folder}/{variant.name}").render(
+                    feature.manifest.example.input
+                )
+        served = feature.variants[feature.manifest.serve]
+        console.print(
+            f"[green]ok[/] {feature.name}: serves {served.name} ({served.spec.pattern}, {served.version})"
+        )
+
+
+@features.command("schema")
+def schema(
+    write: Annotated[Path | None, typer.Option(help="File to write it to.")] = None,
+) -> None:
+    """Prints the JSON Schema of a manifest, for editors."""
+    text = json.dumps(
+        {"$schema": "https://json-schema.org/draft/2020-12/schema", **Manifest.model_json_schema()}, indent=2
+    )
+    if write:
+        write.write_text(text + "\n", encoding="utf-8")
+    else:
+        typer.echo(text)
+
+
+def run() -> None:
+    """Entry point: an error of ours is a line a fault, not a trace."""
+    try:
+        app()
+    except TriviumError as error:
+        errors.print(error.detail, style="red", markup=False, highlight=False)
+        raise SystemExit(1) from error
+    except ValidationError as error:
+        for fault in error.errors():
+            name = "_".join(map(str, fault["loc"])).upper()
+            name = name if name.startswith(("TRIVIUM", "OPENAI")) else f"TRIVIUM_{name}"
+            given = fault.get("input")
+            errors.print(f"{name}: {fault['msg']}, not {given!r}", style="red", markup=False)
+        raise SystemExit(2) from error
+    except OSError as error:
+        errors.print(f"{error.filename or 'trivium'}: {error.strerror or error}", style="red", markup=False)
+        raise SystemExit(1) from error
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,1 @@
+"""The concepts, each in one file, without I/O."""

@@ -1,0 +1,331 @@
+"""A feature's manifest: the format, and the checks that need nothing but its text."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+import jsonschema_rs
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from trivium.errors import ManifestError
+
+Pattern = Literal["api", "precomputed", "edge", "static"]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+Path = tuple[str | int, ...]
+
+_UNANSWERED = re.compile(r"^\W*(tbd|todo|n/?a|none|unknown|\?+)?\W*$", re.IGNORECASE)
+_MODEL = r"^[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.:-]*)?$"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Assessment(_Strict):
+    """The four questions; a manifest without their answers does not load."""
+
+    problem: str = Field(description="What costs whom how much today?")
+    data: str = Field(description="Which data shows right answers, how much, under which licence?")
+    acceptable_error_rate: float = Field(gt=0, lt=1, description="Which share may be wrong?")
+    when_wrong: str = Field(description="What does the user see and do when it is wrong?")
+
+    @field_validator("problem", "data", "when_wrong")
+    @classmethod
+    def _answered(cls, value: str) -> str:
+        if _UNANSWERED.match(value):
+            raise ValueError("answer the question in a sentence")
+        return value
+
+
+class SuccessMetric(_Strict):
+    """What the product watches."""
+
+    name: Name | Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+    direction: Literal["up", "down"]
+
+
+class _Variant(_Strict):
+    timeout_ms: int | None = Field(
+        None, gt=0, description="Longest share of the deadline; by default an equal one."
+    )
+
+
+class ApiVariant(_Variant):
+    """A foundation model, called in the request."""
+
+    pattern: Literal["api"]
+    prompt: str = Field(description="Path of the prompt, from the manifest's folder.")
+    models: list[Annotated[str, Field(pattern=_MODEL)]] = Field(
+        min_length=1, description="provider/model, in the order they are tried."
+    )
+    response_schema: str | None = Field(
+        None, description="Path of the JSON Schema that decoding is held to; by default `output`."
+    )
+    temperature: float = Field(0.0, ge=0, le=2)
+    max_output_tokens: int = Field(256, gt=0)
+    retries: int = Field(1, ge=0, le=3, description="Further tries of the same model.")
+
+
+class EdgeVariant(_Variant):
+    """A small model of our own, on the edge model service."""
+
+    pattern: Literal["edge"]
+    model: str = Field(pattern=_MODEL, description="name, or name/version to pin one.")
+    text_field: str = Field("text", description="Input property that the model reads.")
+    min_confidence: float = Field(0.0, ge=0, le=1, description="Below it the variant abstains.")
+
+
+class Neighbours(_Strict):
+    """Nearest neighbours by the cosine of an edge model's embeddings."""
+
+    model: str = Field(pattern=_MODEL)
+    text_field: str = "text"
+    k: int = Field(5, ge=1, le=100)
+
+
+class Compute(_Strict):
+    """How a result comes about."""
+
+    neighbours: Neighbours
+
+
+class PrecomputedVariant(_Variant):
+    """Results that the worker stored ahead of the request."""
+
+    pattern: Literal["precomputed"]
+    archive: Name = Field(description="The imported records; each is an entity.")
+    source: str | None = Field(
+        None, description="File that fills an empty archive, from the manifest's folder."
+    )
+    key_field: str = Field("id", description="Field of a record that is its entity_key.")
+    compute: Compute
+    max_age_s: int = Field(86_400, gt=0, description="Older results are stale.")
+    hard_max_age_s: int = Field(604_800, gt=0, description="Older results are not served.")
+
+
+Variant = Annotated[ApiVariant | EdgeVariant | PrecomputedVariant, Field(discriminator="pattern")]
+
+
+class StaticStep(_Strict):
+    """The non-AI version: literal values, or what can be taken from the input.
+
+    A value `{"$input": field, "take": "all" | "first_sentence"}` is replaced by that of the input.
+    """
+
+    static: dict[str, Any]
+
+
+class RolloutGates(_Strict):
+    """Thresholds of the four metrics."""
+
+    adoption_min: float = Field(0.15, ge=0, le=1)
+    override_max: float = Field(0.40, ge=0, le=1)
+    p99_ms_max: float = Field(4000, gt=0)
+    error_rate_max: float = Field(0.02, ge=0, le=1)
+
+
+class Rollout(_Strict):
+    """The flag that decides the arm, and the gates of a stage."""
+
+    flag: str = Field(min_length=1)
+    gates: RolloutGates = RolloutGates()
+
+
+class Threshold(_Strict):
+    """A bound that a metric must keep."""
+
+    min: float | None = None
+    max: float | None = None
+
+
+class Evaluation(_Strict):
+    """The fixed dataset and what must be reached on it."""
+
+    dataset: str
+    gates: dict[str, Threshold] = {}
+
+
+class Budget(_Strict):
+    """What the feature may spend."""
+
+    monthly_usd: float = Field(gt=0)
+
+
+class Example(_Strict):
+    """A request to show: on start, in the documentation, as a smoke test."""
+
+    input: dict[str, Any] = {}
+    entity_key: str | None = None
+
+
+class Manifest(_Strict):
+    """`feature.yaml`."""
+
+    feature: Name
+    owner: str = Field(min_length=1)
+    assessment: Assessment
+    success_metric: SuccessMetric
+    input: dict[str, Any] = Field(description="JSON Schema of the input.")
+    output: dict[str, Any] = Field(description="JSON Schema of the output.")
+    deadline_ms: int = Field(gt=0, le=60_000)
+    variants: dict[Name, Variant] = Field(min_length=1)
+    serve: str
+    fallback: list[str | StaticStep] = Field(min_length=1)
+    rollout: Rollout
+    evaluation: Evaluation
+    budget: Budget
+    example: Example
+
+    @property
+    def static(self) -> dict[str, Any]:
+        """The last step's output, as written."""
+        last = self.fallback[-1]
+        assert isinstance(last, StaticStep)  # check() refuses anything else
+        return last.static
+
+    @property
+    def chain(self) -> list[str]:
+        """The variants in the order they are tried, the served one first."""
+        return [self.serve, *(step for step in self.fallback if isinstance(step, str))]
+
+
+def parse_manifest(text: str, source: str) -> Manifest:
+    """Reads and checks one manifest.
+
+    Raises:
+        ManifestError: `detail` has a line `source:line: field: what is wrong` for every fault.
+    """
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        data = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ManifestError(f"{source}:{line}: not YAML: {error.problem}") from error
+    lines: dict[Path, int] = {}
+    faults = list(_walk(root, (), lines)) if root else []
+    manifest = None
+    try:
+        manifest = Manifest.model_validate(data if data is not None else {})
+    except ValidationError as error:
+        faults += [(_path(e["loc"]), _message(e)) for e in error.errors()]
+    if manifest:
+        faults += _check(manifest)
+    if manifest is None or faults:
+        raise ManifestError("\n".join(_located(source, lines, faults)))
+    return manifest
+
+
+def variant_version(content: dict[str, Any]) -> str:
+    """The first 12 hex digits of the SHA-256 of a variant's content, in canonical JSON."""
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def check_schema(schema: dict[str, Any]) -> str | None:
+    """Says what is wrong with a JSON Schema, or None."""
+    try:
+        jsonschema_rs.validator_for(schema)
+    except (jsonschema_rs.ValidationError, ValueError) as error:
+        return f"not a JSON Schema: {getattr(error, 'message', error)}"
+    return None
+
+
+Fault = tuple[Path, str]
+
+
+def _check(manifest: Manifest) -> Iterator[Fault]:
+    """What no single field shows: references between them, and the schemas."""
+    yield from _check_chain(manifest)
+    for name in ("input", "output"):
+        schema = getattr(manifest, name)
+        if fault := check_schema(schema):
+            yield (name,), fault
+        elif schema.get("type") != "object":
+            yield (name,), "must be a schema of type: object"
+    for name, variant in manifest.variants.items():
+        yield from _check_variant(manifest, name, variant)
+    for metric, gate in manifest.evaluation.gates.items():
+        if gate.min is None and gate.max is None:
+            yield ("evaluation", "gates", metric), "give min, max or both"
+
+
+def _check_chain(manifest: Manifest) -> Iterator[Fault]:
+    known = ", ".join(manifest.variants)
+    if manifest.serve not in manifest.variants:
+        yield ("serve",), f"{manifest.serve!r} is not a variant; there are {known}"
+    if isinstance(manifest.fallback[-1], str):
+        yield ("fallback", len(manifest.fallback) - 1), "the last step must be static: the non-AI version"
+    for position, step in enumerate(manifest.fallback):
+        if isinstance(step, StaticStep):
+            if position < len(manifest.fallback) - 1:
+                yield ("fallback", position), "static always answers, so it can only be the last step"
+        elif step not in manifest.variants:
+            yield ("fallback", position), f"{step!r} is not a variant; there are {known}"
+        elif step == manifest.serve:
+            yield ("fallback", position), f"{step!r} is served already; it would be tried twice"
+
+
+def _check_variant(manifest: Manifest, name: str, variant: Variant) -> Iterator[Fault]:
+    here: Path = ("variants", name)
+    properties = manifest.input.get("properties", {})
+    if isinstance(variant, EdgeVariant) and variant.text_field not in properties:
+        yield (*here, "text_field"), f"{variant.text_field!r} is not a property of input"
+    if isinstance(variant, ApiVariant):
+        for position, model in enumerate(variant.models):
+            if "/" not in model:
+                yield (*here, "models", position), f"{model!r} must be provider/model"
+    if isinstance(variant, PrecomputedVariant) and variant.hard_max_age_s < variant.max_age_s:
+        yield (*here, "hard_max_age_s"), f"is under max_age_s, {variant.max_age_s}"
+    if variant.timeout_ms is not None and variant.timeout_ms > manifest.deadline_ms:
+        yield (*here, "timeout_ms"), f"is over deadline_ms, {manifest.deadline_ms}"
+
+
+def _walk(node: yaml.Node, path: Path, lines: dict[Path, int]) -> Iterator[Fault]:
+    """Notes the line of every path; yields keys that stand twice."""
+    lines.setdefault(path, node.start_mark.line + 1)
+    if isinstance(node, yaml.MappingNode):
+        seen = set()
+        for key, value in node.value:
+            here = (*path, key.value)
+            lines[here] = key.start_mark.line + 1
+            if key.value in seen:
+                yield here, "stands twice"
+            seen.add(key.value)
+            yield from _walk(value, here, lines)
+    elif isinstance(node, yaml.SequenceNode):
+        for position, item in enumerate(node.value):
+            yield from _walk(item, (*path, position), lines)
+
+
+def _located(source: str, lines: dict[Path, int], faults: list[Fault]) -> Iterator[str]:
+    for line, path, message in sorted((_line(lines, path), path, message) for path, message in faults):
+        yield f"{source}:{line}: {'.'.join(map(str, path)) or 'manifest'}: {message}"
+
+
+def _line(lines: dict[Path, int], path: Path) -> int:
+    while path not in lines and path:
+        path = path[:-1]
+    return lines.get(path, 1)
+
+
+def _path(loc: Path) -> Path:
+    """Pydantic's location without the tags of its unions."""
+    tags = {"api", "edge", "precomputed", "str", "StaticStep"}
+    return tuple(part for depth, part in enumerate(loc) if not (part in tags and depth >= 2))
+
+
+def _message(error: Any) -> str:
+    match error["type"]:
+        case "missing":
+            return "is missing" + (
+                ": answer it" if error["loc"][0] == "assessment" and len(error["loc"]) > 1 else ""
+            )
+        case "extra_forbidden":
+            return "is not a key of the format"
+        case _:
+            given = error.get("input")
+            shown = f", not {given!r}" if isinstance(given, str | int | float | bool) else ""
+            return f"{error['msg'].removeprefix('Value error, ')}{shown}"

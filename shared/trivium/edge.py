@@ -1,0 +1,97 @@
+"""The client of the edge model service: the Open Inference Protocol's REST, thin."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import orjson
+
+from trivium.errors import (
+    ConnectionFailed,
+    Overloaded,
+    ProviderError,
+    RequestRefused,
+    StepTimeout,
+)
+from trivium.http import seconds_of
+
+DEADLINE_HEADER = "X-Deadline-Ms"
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One model's outputs for some texts, by name; each list has one entry a text."""
+
+    model: str
+    outputs: dict[str, list[Any]]
+
+
+class EdgeClient:
+    """Calls one edge model service."""
+
+    def __init__(self, base_url: str, service_key: str, session: aiohttp.ClientSession) -> None:
+        self.base_url = base_url.rstrip("/")
+        self._headers = {"Authorization": f"Bearer {service_key}", "Content-Type": "application/json"}
+        self._session = session
+
+    async def predict(self, model: str, texts: list[str], outputs: list[str], timeout_s: float) -> Prediction:
+        """Runs a model (`name` or `name/version`) over texts.
+
+        Raises:
+            StepError: StepTimeout, ConnectionFailed, Overloaded, RequestRefused or ProviderError.
+        """
+        name, _, version = model.partition("/")
+        path = f"/v2/models/{name}" + (f"/versions/{version}" if version else "") + "/infer"
+        body = {
+            "inputs": [{"name": "text", "shape": [len(texts)], "datatype": "BYTES", "data": texts}],
+            "outputs": [{"name": output} for output in outputs],
+        }
+        headers = {**self._headers, DEADLINE_HEADER: f"{timeout_s * 1000:.0f}"}
+        limits = aiohttp.ClientTimeout(total=timeout_s, sock_connect=timeout_s)
+        try:
+            async with self._session.post(
+                self.base_url + path, data=orjson.dumps(body), headers=headers, timeout=limits
+            ) as response:
+                raw = await response.read()
+        except TimeoutError as error:
+            raise StepTimeout(f"edge model: nothing within {timeout_s * 1000:.0f} ms") from error
+        except aiohttp.ClientError as error:
+            raise ConnectionFailed(f"edge model: {type(error).__name__}: {error}") from error
+        if response.status != 200:
+            _refuse(response.status, response.headers.get("Retry-After"), raw)
+        return _prediction(raw, len(texts))
+
+
+def _refuse(status: int, retry_after: str | None, raw: bytes) -> None:
+    try:
+        said = str(orjson.loads(raw)["error"])[:300]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        said = raw[:100].decode(errors="replace")
+    detail = f"edge model answered {status}: {said}"
+    if status in (429, 503):
+        raise Overloaded(detail, retry_after_s=seconds_of(retry_after))
+    if status == 504:
+        raise StepTimeout(detail)
+    if status in (400, 413, 422):
+        raise RequestRefused(detail)
+    raise ProviderError(detail)
+
+
+def _prediction(raw: bytes, rows: int) -> Prediction:
+    try:
+        answer = orjson.loads(raw)
+        outputs = {o["name"]: _rows(o["data"], o["shape"]) for o in answer["outputs"]}
+        model = f"{answer['model_name']}/{answer['model_version']}"
+    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+        raise ProviderError("edge model answered with something else than a prediction") from error
+    if any(len(values) != rows for values in outputs.values()):
+        raise ProviderError("edge model answered for another number of texts")
+    return Prediction(model, outputs)
+
+
+def _rows(data: list[Any], shape: list[int]) -> list[Any]:
+    """One entry a text: the flat data of a matrix is cut into its rows."""
+    if len(shape) == 1:
+        return data
+    width = shape[1]
+    return [data[start : start + width] for start in range(0, len(data), width)]

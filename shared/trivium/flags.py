@@ -1,0 +1,159 @@
+"""Feature flags: Unleash's client, with or without a server.
+
+Without a server the same client evaluates a file in the same format, read anew at every refresh.
+With one, the last state that it sent is kept on disk, and serves before the first answer; where
+there is none yet, the file does. A flag that nobody knows is off: the subject gets the non-AI version.
+"""
+
+import asyncio
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import structlog
+from pydantic import Field, SecretStr
+from UnleashClient.cache import BaseCache
+from UnleashClient.clients.unleash_client import UnleashClient
+from UnleashClient.constants import FEATURES_URL
+from UnleashClient.utils import InstanceAllowType
+
+from trivium.errors import ConfigurationError
+from trivium.settings import Settings
+
+log = structlog.get_logger()
+
+
+class FlagSettings(Settings):
+    """Where flags come from."""
+
+    unleash_url: str | None = Field(
+        None, description="Unleash's API, https://…/api; without it the flags file decides."
+    )
+    unleash_token: SecretStr | None = Field(None, description="A backend token of Unleash.")
+    flags_file: Path | None = Field(
+        None,
+        description="Flags in the format of Unleash's /api/client/features: without a server what "
+        "decides, with one what serves until its first answer.",
+    )
+    flags_refresh_s: int = Field(
+        5, ge=1, description="Seconds until a change of a flag reaches every process."
+    )
+
+
+class UnleashFlags:
+    """Evaluates flags in this process; built in a lifespan, never before a fork."""
+
+    def __init__(self, settings: FlagSettings) -> None:
+        self._online = settings.unleash_url is not None
+        self._client = UnleashClient(
+            url=settings.unleash_url or "http://127.0.0.1/api",
+            app_name="trivium",
+            environment=settings.environment,
+            refresh_interval=settings.flags_refresh_s,
+            metrics_interval=60,
+            disable_metrics=not self._online,
+            disable_registration=not self._online,
+            request_timeout=3,
+            request_retries=0,
+            custom_headers=_authorization(settings),
+            cache=_FlagCache(settings, self._online),
+            multiple_instance_mode=InstanceAllowType.SILENTLY_ALLOW,
+        )
+
+    async def start(self) -> None:
+        """Begins to refresh; the first contact happens in a thread, a dead server delays nothing."""
+        connecting = asyncio.to_thread(self._client.initialize_client, fetch_toggles=self._online)
+        if self._online:
+            self._connecting = asyncio.create_task(connecting)
+        else:
+            await connecting
+
+    async def stop(self) -> None:
+        """Ends the refreshing."""
+        await asyncio.to_thread(self._client.destroy)
+
+    def is_enabled(self, flag: str, subject_id: str | None, properties: dict[str, str]) -> bool:
+        """Whether the flag is on for a subject; False for a flag that is not known."""
+        context: dict[str, Any] = {"properties": properties}
+        if subject_id is not None:
+            context["userId"] = subject_id
+        return bool(self._client.is_enabled(flag, context))
+
+
+class _FlagCache(BaseCache):
+    """The client's cache: memory, in front of the last known state and the flags file."""
+
+    def __init__(self, settings: FlagSettings, online: bool) -> None:
+        self._values: dict[str, Any] = {}
+        self._lock = threading.Lock()
+        self._known = settings.state_dir / "flags-last-known.json" if online else None
+        self._file = settings.flags_file
+        self._online = online
+        state = self._stored()
+        self.bootstrapped = state is not None
+        if state:
+            self._values[FEATURES_URL] = state
+
+    def set(self, key: str, value: Any) -> None:
+        """Keeps a value; a new state also on disk, written beside and moved into place."""
+        with self._lock:
+            changed = self._values.get(key) != value
+            self._values[key] = value
+            if key == FEATURES_URL and self._known and changed:
+                self._known.parent.mkdir(parents=True, exist_ok=True)
+                partial = self._known.with_suffix(".partial")
+                partial.write_text(value, encoding="utf-8")
+                partial.replace(self._known)
+
+    def mset(self, data: dict[str, Any]) -> None:
+        """Keeps several values."""
+        for key, value in data.items():
+            self.set(key, value)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """A value. Without a server, the state is the file's as it is now."""
+        if key == FEATURES_URL and not self._online:
+            try:
+                self._values[key] = self._stored() or self._values.get(key)
+            except ConfigurationError as error:
+                log.error("flags_file_not_reloaded", detail=error.detail)
+        return self._values.get(key, default)
+
+    def exists(self, key: str) -> bool:
+        """Whether there is a value."""
+        return key in self._values
+
+    def destroy(self) -> None:
+        """Forgets what is in memory; the state on disk stays."""
+        self._values.clear()
+
+    def _stored(self) -> str | None:
+        if self._known and self._known.is_file():
+            return self._known.read_text(encoding="utf-8")
+        return read_flags(self._file) if self._file else None
+
+
+def read_flags(path: Path) -> str:
+    """The text of a flags file, checked.
+
+    Raises:
+        ConfigurationError: it is not there, not JSON, or has no list of features.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        flags = json.loads(text)
+    except OSError as error:
+        raise ConfigurationError(f"TRIVIUM_FLAGS_FILE: {path}: {error.strerror}") from error
+    except json.JSONDecodeError as error:
+        raise ConfigurationError(
+            f"TRIVIUM_FLAGS_FILE: {path}:{error.lineno}: not JSON: {error.msg}"
+        ) from error
+    if not isinstance(flags, dict) or not isinstance(flags.get("features"), list):
+        raise ConfigurationError(f"TRIVIUM_FLAGS_FILE: {path}: there is no list 'features'")
+    return text
+
+
+def _authorization(settings: FlagSettings) -> dict[str, str]:
+    token = settings.unleash_token
+    return {"Authorization": token.get_secret_value()} if token else {}

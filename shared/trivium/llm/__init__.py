@@ -1,0 +1,1 @@
+"""Foundation models: one Protocol, one file per vendor's wire."""

@@ -1,0 +1,70 @@
+"""The domain's metrics, one place for their names and labels."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+# 1 ms to 30 s, in steps of about 1.6: a quantile read off it is within a quarter of the truth.
+LATENCY_BUCKETS_S = (
+    *(0.001, 0.0015, 0.0025, 0.004, 0.006, 0.01, 0.015, 0.025, 0.04, 0.06),
+    *(0.1, 0.15, 0.25, 0.4, 0.6, 1.0, 1.5, 2.5, 4.0, 6.0, 10.0, 15.0, 30.0),
+)
+_SERVED = ("feature", "variant", "pattern", "outcome")
+
+INFERENCES = Counter(
+    "trivium_inferences_total",
+    "Answers; outcome is ok, degraded (a fallback answered), control or error.",
+    _SERVED,
+)
+INFERENCE_LATENCY = Histogram(
+    "trivium_inference_latency_seconds",
+    "From the request to its answer, by who answered.",
+    _SERVED,
+    buckets=LATENCY_BUCKETS_S,
+)
+ATTEMPTS = Counter(
+    "trivium_attempts_total",
+    "Tries of a step; outcome is ok or the reason of the failure.",
+    ("feature", "variant", "pattern", "target", "outcome"),
+)
+FALLBACKS = Counter(
+    "trivium_fallbacks_total",
+    "Steps that failed and were passed over, by reason.",
+    ("feature", "variant", "pattern", "reason"),
+)
+BREAKER_STATE = Gauge("trivium_breaker_state", "0 closed, 1 half open, 2 open.", ("target",))
+FLAG_EVALUATIONS = Counter(
+    "trivium_flag_evaluations_total", "Flag look-ups, by the arm that they gave.", ("flag", "arm")
+)
+TOKENS = Counter(
+    "trivium_tokens_total",
+    "Tokens by kind: input, cached_input, output.",
+    ("feature", "variant", "model", "kind"),
+)
+COST_USD = Counter(
+    "trivium_cost_usd_total", "Cost of attempts with a known price.", ("feature", "variant", "model")
+)
+UNPRICED = Counter(
+    "trivium_unpriced_attempts_total",
+    "Attempts whose price is unknown; their cost is null, not 0.",
+    ("feature", "variant", "model"),
+)
+FEEDBACK = Counter("trivium_feedback_total", "Feedback events taken.", ("kind",))
+QUEUE_DEPTH = Gauge("trivium_queue_depth", "What waits, by queue: journal, chunks, edge.", ("queue",))
+RECORDS_DROPPED = Counter("trivium_records_dropped_total", "Records that the full journal could not take.")
+RESULTS_STORED = Counter(
+    "trivium_results_stored_total", "Pre-computed results written.", ("feature", "variant")
+)
+CHUNKS = Counter(
+    "trivium_chunks_total", "Chunks worked on, by outcome: done, failed, lost.", ("feature", "outcome")
+)
+EDGE_ITEMS = Counter("trivium_edge_items_total", "Texts run through a model.", ("model", "version"))
+EDGE_REFUSED = Counter(
+    "trivium_edge_refused_total", "Requests refused: overloaded or past the deadline.", ("reason",)
+)
+EDGE_LATENCY = Histogram(
+    "trivium_edge_latency_seconds",
+    "From a request's arrival at the edge model to its answer.",
+    ("model", "version"),
+    buckets=LATENCY_BUCKETS_S,
+)
+EDGE_SLOTS = Gauge("trivium_edge_slots", "Concurrent runs that the granted CPUs allow.")
+MODEL_READY = Gauge("trivium_model_ready", "1 for a model that serves.", ("model", "version"))

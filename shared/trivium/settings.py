@@ -1,0 +1,105 @@
+"""What every service can be told, by environment variables that start with `TRIVIUM_`."""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from trivium.errors import ConfigurationError
+
+DEFAULT_SERVICE_KEY = "development-service-key"
+
+
+class Settings(BaseSettings):
+    """Shared by the gateway, the worker, the edge model and the command line."""
+
+    model_config = SettingsConfigDict(env_prefix="TRIVIUM_", env_ignore_empty=True, extra="ignore")
+
+    environment: Literal["development", "staging", "production"] = Field(
+        "development", description="Outside development a default secret refuses to start."
+    )
+    state_dir: Path = Field(
+        Path(".trivium"), description="Folder of everything that is written on this machine."
+    )
+    features_dir: Path = Field(
+        Path("features"), description="Folder of the features' manifests, prompts and datasets."
+    )
+    models_dir: Path = Field(
+        Path("models"), description="Folder of the edge models: <name>/<version>/model.onnx."
+    )
+    service_key: SecretStr = Field(
+        SecretStr(DEFAULT_SERVICE_KEY),
+        description="Secret by which services call each other, and Prometheus calls /metrics.",
+    )
+    host: str = Field("127.0.0.1", description="Address that a service listens on.")
+    port_offset: int = Field(
+        0, ge=0, le=50_000, description="Added to every port, so that two platforms can run at once."
+    )
+    gateway_port: int = Field(8080, ge=1, le=65_535, description="Port of the gateway.")
+    edge_port: int = Field(8081, ge=1, le=65_535, description="Port of the edge model.")
+    llm_port: int = Field(8083, ge=1, le=65_535, description="Port of the self-hosted model.")
+    worker_port: int = Field(8084, ge=1, le=65_535, description="Port of the batch worker.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe log line that is written."
+    )
+    log_format: Literal["json", "console"] = Field(
+        "json", description="One JSON object a line, or lines for people."
+    )
+    max_body_bytes: int = Field(1_048_576, ge=1024, description="Largest request body that a service reads.")
+
+    @model_validator(mode="after")
+    def _refuse_default_secrets(self) -> Self:
+        if self.environment != "development" and self.service_key.get_secret_value() == DEFAULT_SERVICE_KEY:
+            raise ConfigurationError(
+                f"TRIVIUM_SERVICE_KEY is the development default; set a secret of your own in "
+                f"{self.environment}"
+            )
+        return self
+
+    def port_of(self, service: str) -> int:
+        """The port of gateway, edge, llm or worker, with the offset added."""
+        port: int = getattr(self, f"{service}_port")
+        return port + self.port_offset
+
+
+class StoreSettings(Settings):
+    """For whatever reads or writes the database and rings the worker."""
+
+    database_url: str | None = Field(
+        None,
+        description="SQLAlchemy URL, postgresql+asyncpg://… or sqlite+aiosqlite:///…; "
+        "by default trivium.db in the state folder.",
+    )
+    redis_url: str | None = Field(
+        None,
+        description="redis://, rediss:// or unix:// URL of Redis or Valkey; "
+        "by default the embedded server's socket in the state folder.",
+    )
+    edge_url: str | None = Field(
+        None, description="Address of the edge model service; by default on this machine."
+    )
+
+    @property
+    def resolved_database_url(self) -> str:
+        """The URL with the default filled in and an asynchronous driver named."""
+        if self.database_url is None:
+            return f"sqlite+aiosqlite:///{self.state_dir.resolve() / 'trivium.db'}"
+        for short, driver in (
+            ("postgresql://", "postgresql+asyncpg://"),
+            ("postgres://", "postgresql+asyncpg://"),
+            ("sqlite://", "sqlite+aiosqlite://"),
+        ):
+            if self.database_url.startswith(short):
+                return driver + self.database_url.removeprefix(short)
+        return self.database_url
+
+    @property
+    def resolved_redis_url(self) -> str:
+        """The URL with the default filled in."""
+        return self.redis_url or f"unix://{self.state_dir.resolve() / 'valkey.sock'}"
+
+    @property
+    def resolved_edge_url(self) -> str:
+        """The address with the default filled in."""
+        return self.edge_url or f"http://127.0.0.1:{self.port_of('edge')}"

@@ -1,0 +1,127 @@
+"""The connection to the database: made in a lifespan, passed in, never at import."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Insert, Table, event
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from trivium.errors import ConfigurationError, Unavailable
+
+CONNECT_S = 3
+STATEMENT_S = 10
+# Rows in one INSERT: SQLite allows 32,766 bound values, PostgreSQL's protocol 32,767.
+MAX_BOUND_VALUES = 32_000
+
+
+class Database:
+    """An engine and its one way to begin a transaction."""
+
+    def __init__(self, url: str, pool_size: int = 5) -> None:
+        try:
+            self.url = make_url(url)
+        except ArgumentError as error:
+            raise ConfigurationError("TRIVIUM_DATABASE_URL is not a database URL") from error
+        if self.url.drivername not in ("postgresql+asyncpg", "sqlite+aiosqlite"):
+            raise ConfigurationError(
+                f"TRIVIUM_DATABASE_URL: {self.url.drivername} is not supported; "
+                "use postgresql+asyncpg or sqlite+aiosqlite"
+            )
+        self.engine = self._make_engine(pool_size)
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether this is the embedded default."""
+        return self.url.drivername.startswith("sqlite")
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncConnection]:
+        """One transaction: committed at the end of the block, rolled back by an exception.
+
+        Raises:
+            Unavailable: the database is away.
+        """
+        try:
+            async with self.engine.begin() as connection:
+                yield connection
+        except SQLAlchemyError as error:
+            if is_away(error):
+                raise Unavailable("The database is away", retry_after_s=2) from error
+            raise
+        except (OSError, TimeoutError) as error:
+            raise Unavailable("The database is away", retry_after_s=2) from error
+
+    def insert(self, table: Table) -> Any:
+        """An INSERT with `on_conflict_do_…`, in the dialect of this database."""
+        return (sqlite if self.is_sqlite else postgresql).insert(table)
+
+    async def close(self) -> None:
+        """Ends all connections."""
+        await self.engine.dispose()
+
+    def _make_engine(self, pool_size: int) -> AsyncEngine:
+        if self.is_sqlite:
+            Path(self.url.database or "").parent.mkdir(parents=True, exist_ok=True)
+            engine = create_async_engine(self.url, pool_size=pool_size, connect_args={"timeout": 5})
+            event.listen(engine.sync_engine, "connect", _set_sqlite_pragmas)
+            return engine
+        return create_async_engine(
+            self.url,
+            pool_size=pool_size,
+            max_overflow=pool_size,
+            pool_timeout=CONNECT_S,
+            pool_pre_ping=True,
+            connect_args={"timeout": CONNECT_S, "command_timeout": STATEMENT_S},
+        )
+
+
+def is_away(error: SQLAlchemyError) -> bool:
+    """Whether the database, not the statement, is at fault."""
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
+        return True
+    away = (OperationalError, InterfaceError)
+    return isinstance(error, away) or type(error).__name__ == "TimeoutError"
+
+
+def in_batches(rows: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Rows cut so that no statement has more bound values than the databases allow."""
+    if not rows:
+        return []
+    size = MAX_BOUND_VALUES // len(rows[0])
+    return [list(rows[start : start + size]) for start in range(0, len(rows), size)]
+
+
+async def insert_ignoring(connection: AsyncConnection, statement: Insert, rows: list[dict[str, Any]]) -> None:
+    """Inserts rows; those that stand already are left as they are."""
+    for batch in in_batches(rows):
+        await connection.execute(statement.on_conflict_do_nothing(), batch)  # type: ignore[attr-defined]
+
+
+async def migrate(database: Database) -> None:
+    """Brings the schema to the newest revision."""
+    await asyncio.to_thread(command.upgrade, alembic_config(database.url), "head")
+
+
+def alembic_config(url: Any) -> Config:
+    """Alembic's configuration for a URL; the migrations lie beside or inside the package."""
+    packaged = Path(__file__).parents[1] / "migrations"
+    folder = packaged if packaged.is_dir() else packaged.parents[1] / "migrations"
+    config = Config()
+    config.set_main_option("script_location", str(folder))
+    config.attributes["url"] = url
+    return config
+
+
+def _set_sqlite_pragmas(connection: Any, _: Any) -> None:
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()

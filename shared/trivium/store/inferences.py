@@ -1,0 +1,92 @@
+"""Inferences and their attempts, as rows."""
+
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import select
+
+from trivium.domain.inference import Inference
+from trivium.store.engine import Database, insert_ignoring
+from trivium.store.tables import attempt, inference
+
+Row = dict[str, Any]
+
+
+def rows_of(made: Inference) -> tuple[Row, list[Row]]:
+    """The row of an inference and those of its attempts."""
+    by, answer = made.served_by, made.answer
+    row = {
+        "id": made.id,
+        "feature": made.feature,
+        "arm": made.arm.value,
+        "subject_id": made.subject_id,
+        "key_id": made.key_id,
+        "entity_key": made.question.entity_key,
+        "input": made.question.input,
+        "output": answer.output,
+        "step": by.step,
+        "pattern": by.pattern,
+        "variant": by.variant,
+        "version": by.version,
+        "model": by.model,
+        "degraded": made.degraded,
+        "fallback_reason": made.fallback_reason,
+        "confidence": answer.confidence,
+        "stale": answer.stale,
+        "stale_reason": answer.stale_reason,
+        "age_s": answer.age_s,
+        "usage": asdict(made.usage) if made.usage else None,
+        "cost_usd": made.cost_usd,
+        "latency_ms": made.latency_ms,
+        "deadline_ms": made.deadline_ms,
+        "created_at": made.created_at,
+    }
+    attempts = [
+        {
+            "inference_id": made.id,
+            "number": number,
+            "feature": made.feature,
+            "step": tried.served_by.step,
+            "pattern": tried.served_by.pattern,
+            "variant": tried.served_by.variant,
+            "version": tried.served_by.version,
+            "target": tried.target,
+            "outcome": tried.outcome,
+            "detail": tried.detail,
+            "input_tokens": tried.usage.input if tried.usage else None,
+            "cached_input_tokens": tried.usage.cached_input if tried.usage else None,
+            "output_tokens": tried.usage.output if tried.usage else None,
+            "cost_usd": tried.cost_usd,
+            "latency_ms": tried.latency_ms,
+            "created_at": made.created_at,
+        }
+        for number, tried in enumerate(made.attempts, start=1)
+    ]
+    return row, attempts
+
+
+class InferenceRepository:
+    """Inferences in the database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def add(self, rows: list[Row], attempts: list[Row]) -> None:
+        """Stores rows in one transaction; those that stand already are left as they are."""
+        async with self._database.transaction() as connection:
+            await insert_ignoring(connection, self._database.insert(inference), rows)
+            await insert_ignoring(connection, self._database.insert(attempt), attempts)
+
+    async def find(self, inference_id: str) -> Row | None:
+        """One inference's row."""
+        async with self._database.transaction() as connection:
+            statement = select(inference).where(inference.c.id == inference_id)
+            row = (await connection.execute(statement)).mappings().first()
+            return dict(row) if row else None
+
+    async def attempts_of(self, inference_id: str) -> list[Row]:
+        """The attempts of one inference, in order."""
+        async with self._database.transaction() as connection:
+            statement = select(attempt).where(attempt.c.inference_id == inference_id)
+            rows = await connection.execute(statement.order_by(attempt.c.number))
+            return [dict(row) for row in rows.mappings()]

@@ -1,0 +1,130 @@
+"""Moves what happened to the database, off the hot path: journal first, database in batches."""
+
+import asyncio
+import time
+from collections import OrderedDict
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import orjson
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from trivium.domain.feedback import Feedback
+from trivium.domain.inference import Inference
+from trivium.errors import Unavailable
+from trivium.metrics import QUEUE_DEPTH, RECORDS_DROPPED
+from trivium.store.feedback import FeedbackRepository
+from trivium.store.inferences import InferenceRepository, rows_of
+from trivium.store.journal import Journal, Record, read_segment
+
+log = structlog.get_logger()
+FLUSH_S = 0.2
+RETRY_S = 2.0
+BATCH = 500
+FEEDBACK_S = 1.0
+RECENT = 2_000
+
+
+class Recorder:
+    """Takes inferences and feedback; a background task carries them to the database."""
+
+    def __init__(
+        self, journal: Journal, inferences: InferenceRepository, feedback: FeedbackRepository
+    ) -> None:
+        self._journal = journal
+        self._inferences = inferences
+        self._feedback = feedback
+        self._recent: OrderedDict[str, dict[str, Any]] = OrderedDict()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begins to carry records over."""
+        self._task = asyncio.create_task(self._run(), name="recorder")
+
+    async def stop(self) -> None:
+        """Carries over what is left, if the database is there; what is not stays for the next start."""
+        if self._task:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+        with suppress(Unavailable, TimeoutError):
+            async with asyncio.timeout(5):
+                await self.flush()
+        self._journal.close()
+
+    def record(self, made: Inference) -> None:
+        """Notes an inference; never waits for the database."""
+        row, attempts = rows_of(made)
+        if not self._journal.append({"inference": row, "attempts": attempts}):
+            RECORDS_DROPPED.inc()
+            return
+        self._recent[made.id] = row
+        if len(self._recent) > RECENT:
+            self._recent.popitem(last=False)
+
+    async def take_feedback(self, event: Feedback) -> tuple[Feedback, bool]:
+        """Stores an event durably: in the database, or in the journal if that is away.
+
+        Returns the stored event, and whether it reached the database.
+        """
+        try:
+            async with asyncio.timeout(FEEDBACK_S):
+                return await self._feedback.add(event), True
+        except (Unavailable, TimeoutError):
+            record = {"feedback": asdict(event)}
+            self._journal.append(record, durable=True)
+            return event, False
+
+    async def find(self, inference_id: str) -> dict[str, Any] | None:
+        """An inference's row: from memory if it is recent, else from the database."""
+        return self._recent.get(inference_id) or await self._inferences.find(inference_id)
+
+    async def flush(self) -> None:
+        """Carries every ended segment over; raises Unavailable if the database is away."""
+        for segment in self._journal.closed_segments():
+            await self._carry(segment)
+            self._journal.forget(segment)
+        self._journal.waiting = 0
+        QUEUE_DEPTH.labels("journal").set(0)
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(FLUSH_S)
+            try:
+                await self.flush()
+            except Unavailable:
+                QUEUE_DEPTH.labels("journal").set(self._journal.waiting)
+                log.warning("database_away", waiting=self._journal.waiting)
+                await asyncio.sleep(RETRY_S)
+
+    async def _carry(self, segment: Path) -> None:
+        records = await asyncio.to_thread(lambda: list(read_segment(segment)))
+        for start in range(0, len(records), BATCH):
+            batch = records[start : start + BATCH]
+            try:
+                await self._store(batch)
+            except SQLAlchemyError:
+                await self._store_one_by_one(segment, batch)
+
+    async def _store(self, batch: list[Record]) -> None:
+        made = [r for r in batch if "inference" in r]
+        if made:
+            attempts = [row for r in made for row in r["attempts"]]
+            await self._inferences.add([r["inference"] for r in made], attempts)
+        if events := [r["feedback"] for r in batch if "feedback" in r]:
+            await self._feedback.add_rows(events)
+
+    async def _store_one_by_one(self, segment: Path, batch: list[Record]) -> None:
+        """A batch that the database refuses has a bad record: it is set aside, the others are stored."""
+        for record in batch:
+            try:
+                await self._store([record])
+            except SQLAlchemyError as error:
+                rejected = segment.parents[1] / "rejected.jsonl"
+                log.error("record_rejected", file=str(rejected), error=str(error.__cause__))
+                line = orjson.dumps({"at": time.time(), **record}, default=str)
+                with rejected.open("ab") as stream:
+                    stream.write(line + b"\n")

@@ -1,0 +1,96 @@
+"""Structured logs, the request id that runs through them, and HTTP metrics."""
+
+import logging
+import re
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+import structlog
+from fastapi import FastAPI
+from prometheus_fastapi_instrumentator import Instrumentator
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uuid_utils.compat import uuid7
+
+from trivium.settings import Settings
+
+REQUEST_ID_HEADER = "x-request-id"
+_ACCEPTABLE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+Processor = Callable[[Any, str, Any], Any]
+
+
+def configure_logging(settings: Settings, service: str) -> None:
+    """Routes structlog and the standard library's logs to standard output, in one shape."""
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.dict_tracebacks,
+    ]
+    renderer: Processor = (
+        structlog.processors.JSONRenderer(serializer=lambda line, **_: orjson.dumps(line, str).decode())
+        if settings.log_format == "json"
+        else structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty())
+    )
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.make_filtering_bound_logger(settings.log_level),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(settings.log_level.upper())
+    for noisy in ("apscheduler", "UnleashClient", "arq.worker", "alembic"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    structlog.contextvars.bind_contextvars(service=service)
+
+
+def new_id() -> str:
+    """A UUIDv7: unique, and in order of time."""
+    return str(uuid7())
+
+
+class RequestContext:
+    """Gives every request an id, in its logs and in the answer's `X-Request-Id`.
+
+    An id that the caller sends is kept if it is up to 128 letters, digits or `._:-`.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI entry."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        sent = next((v for k, v in scope["headers"] if k == REQUEST_ID_HEADER.encode()), b"")
+        request_id = sent.decode() if _ACCEPTABLE_ID.fullmatch(sent) else new_id()
+        scope.setdefault("state", {})["request_id"] = request_id
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [
+                    *message.get("headers", ()),
+                    (REQUEST_ID_HEADER.encode(), request_id.encode()),
+                ]
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            await self.app(scope, receive, send_with_id)
+
+
+def instrument(app: FastAPI) -> None:
+    """Counts and times every HTTP request by handler, method and status."""
+    Instrumentator(should_group_status_codes=False, excluded_handlers=["/metrics", "/health/.*"]).instrument(
+        app
+    )

@@ -1,0 +1,207 @@
+"""What the HTTP services have in common: errors on the wire, keys, limits, the server."""
+
+import hmac
+from base64 import b64decode
+from collections.abc import Awaitable, Callable
+from math import ceil
+from typing import Any
+
+import orjson
+import structlog
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse, JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from trivium.errors import FieldFault, InvalidRequest, MalformedBody, TooLarge, TriviumError, Unauthenticated
+from trivium.settings import Settings
+from trivium.telemetry import RequestContext, configure_logging, instrument
+
+log = structlog.get_logger()
+PROBLEM_JSON = "application/problem+json"
+_HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
+Guard = Callable[[Request], Awaitable[None]]
+
+
+def problem(
+    request: Request,
+    status: int,
+    code: str,
+    title: str,
+    detail: str,
+    *,
+    errors: tuple[FieldFault, ...] = (),
+    headers: dict[str, str] | None = None,
+) -> Response:
+    """An RFC 9457 answer with the stable `code` and the request's id."""
+    body: dict[str, Any] = {
+        "type": f"urn:trivium:error:{code}",
+        "title": title,
+        "status": status,
+        "detail": detail,
+        "code": code,
+        "request_id": request.scope.get("state", {}).get("request_id"),
+    }
+    if errors:
+        body["errors"] = [
+            {"field": e.field, "message": e.message, "value": _shortened(e.value)} for e in errors
+        ]
+    return Response(orjson.dumps(body, default=str), status, headers, PROBLEM_JSON)
+
+
+def answer_errors(app: FastAPI) -> None:
+    """Turns every error of a service into its wire shape; none leaks a trace."""
+
+    @app.exception_handler(TriviumError)
+    async def ours(request: Request, error: TriviumError) -> Response:
+        headers = {}
+        if error.retry_after_s is not None:
+            headers["Retry-After"] = str(max(1, ceil(error.retry_after_s)))
+        if isinstance(error, Unauthenticated):
+            headers["WWW-Authenticate"] = 'Bearer, Basic realm="trivium"'
+        detail = error.detail
+        if error.status == 500:
+            log.error("request_failed", code=error.code, detail=detail)
+            detail = "The service is misconfigured; its log says how, under this request id."
+        return problem(
+            request, error.status, error.code, error.title, detail, errors=error.errors, headers=headers
+        )
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        faults = error.errors()
+        malformed = next((f for f in faults if f["type"] == "json_invalid"), None)
+        if malformed:
+            where = f"at character {malformed['loc'][-1]}: {malformed['ctx']['error']}"
+            return await ours(request, MalformedBody(f"The body is not JSON {where}"))
+        errors = tuple(
+            FieldFault(".".join(map(str, f["loc"][1:])) or "body", f["msg"], f.get("input")) for f in faults
+        )
+        detail = "; ".join(f"{e.field}: {e.message}" for e in errors)
+        return await ours(request, InvalidRequest(detail, errors=errors))
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> Response:
+        code = _HTTP_CODES.get(error.status_code, "http_error")
+        detail = f"{request.method} {request.url.path}: {error.detail}"
+        return problem(
+            request, error.status_code, code, str(error.detail), detail, headers=dict(error.headers or {})
+        )
+
+    @app.exception_handler(Exception)
+    async def unexpected(request: Request, error: Exception) -> Response:
+        log.error("unexpected_error", exc_info=error)
+        return problem(request, 500, "internal", "Internal error", "Logged under this request id.")
+
+
+def bearer(request: Request) -> str:
+    """The key of a request: a bearer token, or the password of HTTP Basic (for browsers).
+
+    Raises:
+        Unauthenticated: there is none.
+    """
+    scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and credentials:
+        return credentials.strip()
+    if scheme.lower() == "basic":
+        try:
+            return b64decode(credentials, validate=True).decode().partition(":")[2]
+        except ValueError as error:
+            raise Unauthenticated("The Basic credentials are not base64 of user:key") from error
+    raise Unauthenticated("Send the header 'Authorization: Bearer <key>'")
+
+
+def service_key_guard(settings: Settings) -> Guard:
+    """A dependency that admits callers with the service key."""
+    expected = settings.service_key.get_secret_value().encode()
+
+    async def guard(request: Request) -> None:
+        if not hmac.compare_digest(bearer(request).encode(), expected):
+            raise Unauthenticated("This service takes the service key (TRIVIUM_SERVICE_KEY)")
+
+    return guard
+
+
+class BodyLimit:
+    """Refuses bodies over a size, announced or streamed, with 413."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self.app = app
+        self.max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI entry."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        announced = next((v for k, v in scope["headers"] if k == b"content-length"), b"0")
+        if announced.isdigit() and int(announced) > self.max_bytes:
+            refusal = self._refusal(Request(scope))
+            await refusal(scope, receive, send)
+            return
+        taken = 0
+
+        async def limited() -> Message:
+            nonlocal taken
+            message = await receive()
+            taken += len(message.get("body", b""))
+            if taken > self.max_bytes:
+                raise TooLarge(f"The body is over {self.max_bytes} bytes")
+            return message
+
+        await self.app(scope, limited, send)
+
+    def _refusal(self, request: Request) -> Response:
+        detail = f"The body is over {self.max_bytes} bytes"
+        return problem(request, TooLarge.status, TooLarge.code, TooLarge.title, detail)
+
+
+def add_middleware(app: FastAPI, settings: Settings) -> None:
+    """Error answers, metrics, the body limit and the request id, each seeing what it must."""
+    answer_errors(app)
+    instrument(app)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(RequestContext)
+
+
+def add_metrics(app: FastAPI, guard: Any) -> None:
+    """`/metrics`: everything this process counts, in Prometheus's text format."""
+
+    @app.get("/metrics", include_in_schema=False, dependencies=[guard])
+    async def metrics() -> Response:
+        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+
+def add_documents(app: FastAPI, guard: Any) -> None:
+    """`/openapi.json` and `/docs`; a browser sends the key as the password of HTTP Basic."""
+
+    @app.get("/openapi.json", include_in_schema=False, dependencies=[guard])
+    async def openapi() -> JSONResponse:
+        return JSONResponse(app.openapi())
+
+    @app.get("/docs", include_in_schema=False, dependencies=[guard])
+    async def docs() -> HTMLResponse:
+        return get_swagger_ui_html(openapi_url="/openapi.json", title=app.title)
+
+
+def run_server(factory: Callable[[], FastAPI], settings: Settings, service: str) -> None:
+    """Serves until SIGTERM or SIGINT, then drains what is under way for up to ten seconds."""
+    configure_logging(settings, service)
+    uvicorn.run(
+        factory(),
+        host=settings.host,
+        port=settings.port_of(service),
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=10,
+        server_header=False,
+    )
+
+
+def _shortened(value: Any) -> Any:
+    text = value if isinstance(value, str) else orjson.dumps(value, default=str).decode()
+    return f"{text[:200]}…" if len(text) > 200 else value
