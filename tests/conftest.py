@@ -1,0 +1,46 @@
+"""Real parts that several tests share."""
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from support.postgres import Postgres
+from trivium.store.engine import Database, migrate
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_of_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test's settings are its own."""
+    for name in list(os.environ):
+        if name.startswith(("TRIVIUM_", "OPENAI_", "UNLEASH_")):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The checkout."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A real PostgreSQL for this session, on a unix socket."""
+    with Postgres() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Database]:
+    """A migrated, empty database; every test that takes it runs on both."""
+    if request.param == "sqlite":
+        url = f"sqlite+aiosqlite:///{tmp_path / 'trivium.db'}"
+    else:
+        url = request.getfixturevalue("postgres").new_database()
+    made = Database(url)
+    await migrate(made)
+    yield made
+    await made.close()
