@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from support.platform import RunningPlatform, free_offset
 from support.postgres import Postgres
 from trivium.store.engine import Database, migrate
 
@@ -44,3 +45,13 @@ async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncItera
     await migrate(made)
     yield made
     await made.close()
+
+
+@pytest.fixture(scope="session")
+def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPlatform]:
+    """The whole platform on its embedded defaults, started once for the session."""
+    running = RunningPlatform(tmp_path_factory.mktemp("platform") / "state", free_offset())
+    try:
+        yield running.start()
+    finally:
+        running.stop()

@@ -5,6 +5,7 @@ import asyncio
 from alembic import context
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
+
 from trivium.store.tables import metadata
 
 LOCK_TIMEOUT_MS = 5_000

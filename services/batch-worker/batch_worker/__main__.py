@@ -1,9 +1,8 @@
 """`python -m batch_worker`: runs the worker."""
 
-from trivium.web import run_server
-
 from batch_worker.app import create_app
 from batch_worker.settings import WorkerSettings
+from trivium.web import run_server
 
 if __name__ == "__main__":
     chosen = WorkerSettings()

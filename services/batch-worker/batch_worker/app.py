@@ -6,6 +6,11 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import aiohttp
 from fastapi import Depends, FastAPI
+
+from batch_worker.jobs.chunks import ChunkWorker
+from batch_worker.jobs.neighbours import NeighboursJob
+from batch_worker.settings import WorkerSettings
+from batch_worker.worker import BatchWorker
 from trivium.edge import EdgeClient
 from trivium.errors import Unavailable
 from trivium.features import load_catalogue
@@ -13,11 +18,6 @@ from trivium.store.archive import ArchiveRepository
 from trivium.store.engine import Database
 from trivium.store.precompute import PrecomputeRepository
 from trivium.web import add_documents, add_metrics, add_middleware, service_key_guard
-
-from batch_worker.jobs.chunks import ChunkWorker
-from batch_worker.jobs.neighbours import NeighboursJob
-from batch_worker.settings import WorkerSettings
-from batch_worker.worker import BatchWorker
 
 
 def create_app(settings: WorkerSettings | None = None) -> FastAPI:

@@ -1,6 +1,7 @@
 """What the worker can be told."""
 
 from pydantic import Field
+
 from trivium.settings import StoreSettings
 
 

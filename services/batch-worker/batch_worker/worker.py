@@ -10,11 +10,11 @@ from arq import func
 from arq.connections import ArqRedis, RedisSettings, create_pool
 from arq.worker import Worker
 from redis.exceptions import RedisError
+
+from batch_worker.jobs.chunks import ChunkWorker
 from trivium.errors import Unavailable
 from trivium.metrics import QUEUE_DEPTH
 from trivium.store.precompute import PrecomputeRepository
-
-from batch_worker.jobs.chunks import ChunkWorker
 
 log = structlog.get_logger()
 QUEUE = "trivium:chunks"

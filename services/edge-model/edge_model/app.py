@@ -11,15 +11,15 @@ import structlog
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
-from trivium.errors import TriviumError, Unavailable
-from trivium.metrics import EDGE_LATENCY
-from trivium.web import add_documents, add_metrics, add_middleware, service_key_guard
 
 from edge_model import protocol
 from edge_model.batching import Runner
 from edge_model.cpus import granted_cpus
 from edge_model.registry import Registry
 from edge_model.settings import EdgeSettings
+from trivium.errors import TriviumError, Unavailable
+from trivium.metrics import EDGE_LATENCY
+from trivium.web import add_documents, add_metrics, add_middleware, service_key_guard
 
 log = structlog.get_logger()
 DEADLINE_HEADER = "X-Deadline-Ms"

@@ -9,10 +9,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from trivium.errors import Overloaded, StepTimeout
-from trivium.metrics import EDGE_ITEMS, EDGE_REFUSED, EDGE_SLOTS, QUEUE_DEPTH
 
 from edge_model.runtime import Model, Outputs
+from trivium.errors import Overloaded, StepTimeout
+from trivium.metrics import EDGE_ITEMS, EDGE_REFUSED, EDGE_SLOTS, QUEUE_DEPTH
 
 BATCH = 8
 

@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from trivium.errors import InvalidRequest, MalformedBody
 
 from edge_model.card import Card
 from edge_model.runtime import Outputs
+from trivium.errors import InvalidRequest, MalformedBody
 
 _BYTES, _FP32 = "BYTES", "FP32"
 

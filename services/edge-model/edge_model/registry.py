@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import structlog
-from trivium.errors import ConfigurationError, NotFound
-from trivium.metrics import MODEL_READY
 
 from edge_model.runtime import Model
+from trivium.errors import ConfigurationError, NotFound
+from trivium.metrics import MODEL_READY
 
 log = structlog.get_logger()
 

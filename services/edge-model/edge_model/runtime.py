@@ -8,9 +8,9 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from pydantic import ValidationError
 from tokenizers import Tokenizer
-from trivium.errors import ConfigurationError
 
 from edge_model.card import ARTEFACTS, Card, sha256_of
+from trivium.errors import ConfigurationError
 
 Floats = NDArray[np.float32]
 WARM_UP = "The card that I ordered has not arrived."

@@ -1,6 +1,7 @@
 """What the edge model service can be told."""
 
 from pydantic import Field
+
 from trivium.settings import Settings
 
 

@@ -1,9 +1,8 @@
 """`python -m gateway`: serves the gateway."""
 
-from trivium.web import run_server
-
 from gateway.app import create_app
 from gateway.settings import GatewaySettings
+from trivium.web import run_server
 
 if __name__ == "__main__":
     chosen = GatewaySettings()

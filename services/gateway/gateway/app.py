@@ -6,6 +6,11 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import aiohttp
 from fastapi import Depends, FastAPI
+
+from gateway.routes import features, feedback, health, inferences
+from gateway.serving import Backends, Serving
+from gateway.settings import GatewaySettings
+from gateway.state import GatewayState, admin_or_service, scope
 from trivium.domain.cost import Price
 from trivium.domain.fallback import Breaker, Breakers
 from trivium.edge import EdgeClient
@@ -22,11 +27,6 @@ from trivium.store.keys import KeyCache, KeyRepository
 from trivium.store.recorder import Recorder
 from trivium.store.results import ResultRepository
 from trivium.web import add_documents, add_metrics, add_middleware, service_key_guard
-
-from gateway.routes import features, feedback, health, inferences
-from gateway.serving import Backends, Serving
-from gateway.settings import GatewaySettings
-from gateway.state import GatewayState, admin_or_service, scope
 
 KEYS_REFRESH_S = 5.0
 

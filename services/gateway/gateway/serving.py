@@ -4,6 +4,10 @@ import time
 from dataclasses import dataclass
 
 import structlog
+
+from gateway.patterns.api import ApiStep
+from gateway.patterns.edge import EdgeStep
+from gateway.patterns.precomputed import PrecomputedStep
 from trivium.domain.cost import Price, cost_usd
 from trivium.domain.fallback import Breakers, ChainResult, Deadline, Step, run_chain, static_step
 from trivium.domain.inference import Arm, Attempt, Inference, Question, ServedBy, Subject
@@ -27,10 +31,6 @@ from trivium.metrics import (
 from trivium.store.recorder import Recorder
 from trivium.store.results import ResultRepository
 from trivium.telemetry import new_id
-
-from gateway.patterns.api import ApiStep
-from gateway.patterns.edge import EdgeStep
-from gateway.patterns.precomputed import PrecomputedStep
 
 log = structlog.get_logger()
 
@@ -67,7 +67,7 @@ class Serving:
         self,
         feature_name: str,
         question: Question,
-        subject: Subject | None,
+        subject: Subject,
         key_id: str,
         deadline_ms: int | None = None,
     ) -> Inference:
@@ -99,7 +99,7 @@ class Serving:
             id=new_id(),
             feature=feature.name,
             arm=arm,
-            subject_id=subject.id if subject else None,
+            subject_id=subject.id,
             key_id=key_id,
             question=question,
             answer=result.answer,
@@ -115,9 +115,8 @@ class Serving:
         _count(made)
         return made
 
-    def _arm(self, flag: str, subject: Subject | None) -> Arm:
-        subject_id, properties = (subject.id, subject.properties) if subject else (None, {})
-        arm = choose_arm(self._flags.is_enabled(flag, subject_id, properties))
+    def _arm(self, flag: str, subject: Subject) -> Arm:
+        arm = choose_arm(self._flags.is_enabled(flag, subject.id, subject.properties))
         FLAG_EVALUATIONS.labels(flag, arm.value).inc()
         return arm
 

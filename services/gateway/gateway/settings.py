@@ -1,6 +1,7 @@
 """What the gateway can be told."""
 
 from pydantic import AliasChoices, Field, SecretStr
+
 from trivium.flags import FlagSettings
 from trivium.settings import StoreSettings
 

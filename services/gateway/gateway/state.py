@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Request
+
+from gateway.serving import Serving
+from gateway.settings import GatewaySettings
 from trivium.errors import Unauthenticated
 from trivium.features import Catalogue
 from trivium.store.keys import Key, KeyCache
 from trivium.store.recorder import Recorder
 from trivium.web import bearer
-
-from gateway.serving import Serving
-from gateway.settings import GatewaySettings
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,7 +89,7 @@ def upgrade() -> None:
         sa.Column("id", sa.String(length=36), nullable=False),
         sa.Column("feature", sa.String(length=128), nullable=False),
         sa.Column("arm", sa.String(length=16), nullable=False),
-        sa.Column("subject_id", sa.Text(), nullable=True),
+        sa.Column("subject_id", sa.Text(), nullable=False),
         sa.Column("key_id", sa.String(length=36), nullable=False),
         sa.Column("entity_key", sa.Text(), nullable=True),
         sa.Column("input", Json, nullable=False),

@@ -144,16 +144,11 @@ class Platform:
         settings = self._settings
         for name in self._services():
             port = settings.port_of(name)
-            with socket.socket() as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                try:
-                    probe.bind((settings.host, port))
-                except OSError as error:
-                    what = "is taken" if error.errno == errno.EADDRINUSE else f"failed: {error.strerror}"
-                    raise ConfigurationError(
-                        f"port {port} of the {name} {what}; set TRIVIUM_PORT_OFFSET to move all ports"
-                        f" (or TRIVIUM_{name.upper()}_PORT to move this one)"
-                    ) from error
+            if reason := _taken(settings.host, port):
+                raise ConfigurationError(
+                    f"port {port} of the {name} {reason}; set TRIVIUM_PORT_OFFSET to move all ports"
+                    f" (or TRIVIUM_{name.upper()}_PORT to move this one)"
+                )
 
     def _services(self) -> list[str]:
         llm = [] if self._settings.local_base_url else ["llm"]
@@ -304,6 +299,22 @@ def _http_ready(session: aiohttp.ClientSession, url: str) -> Callable[[], Awaita
             return False
 
     return ready
+
+
+def _taken(host: str, port: int) -> str | None:
+    """Why a port cannot be listened on, or None. Connections that linger after a restart don't count."""
+    with socket.socket() as caller:
+        caller.settimeout(1)
+        if caller.connect_ex((host, port)) == 0:
+            return "is taken"
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        try:
+            listener.bind((host, port))
+        except OSError as error:
+            return "is taken" if error.errno == errno.EADDRINUSE else f"failed: {error.strerror}"
+    return None
 
 
 async def _answers_ping(path: Path) -> bool:

@@ -85,7 +85,7 @@ class Inference:
     id: str
     feature: str
     arm: Arm
-    subject_id: str | None
+    subject_id: str
     key_id: str
     question: Question
     answer: StepAnswer

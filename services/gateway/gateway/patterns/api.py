@@ -1,6 +1,7 @@
 """Pattern `api`: a foundation model, called in the request."""
 
 import orjson
+
 from trivium.domain.inference import Question, StepAnswer
 from trivium.domain.manifest import ApiVariant
 from trivium.errors import SchemaViolation

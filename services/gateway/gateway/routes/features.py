@@ -4,14 +4,14 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
-from trivium.domain.inference import Question, Subject
-from trivium.features import Feature
-from trivium.store.inferences import rows_of
-from trivium.store.keys import Key
 
 from gateway.routes.inferences import InferenceOut, inference_out
 from gateway.routes.problems import PROBLEMS
 from gateway.state import State, scope
+from trivium.domain.inference import Question, Subject
+from trivium.features import Feature
+from trivium.store.inferences import rows_of
+from trivium.store.keys import Key
 
 router = APIRouter(prefix="/v1/features", tags=["features"], responses=PROBLEMS)
 Infer = Annotated[Key, Depends(scope("infer"))]
@@ -32,7 +32,7 @@ class InferIn(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     input: dict[str, Any] = Field({}, description="Must match the feature's input schema.")
-    subject: SubjectIn | None = None
+    subject: SubjectIn
     entity_key: str | None = Field(
         None, min_length=1, max_length=512, description="What a stored result is for."
     )
@@ -59,7 +59,7 @@ class FeatureOut(BaseModel):
 @router.post("/{feature}/infer")
 async def infer(feature: str, body: InferIn, state: State, key: Infer) -> InferenceOut:
     """Answers a question inside its deadline, from the first step of the chain that can."""
-    subject = Subject(body.subject.id, body.subject.properties) if body.subject else None
+    subject = Subject(body.subject.id, body.subject.properties)
     made = await state.serving.serve(
         feature, Question(body.input, body.entity_key), subject, key.id, body.deadline_ms
     )

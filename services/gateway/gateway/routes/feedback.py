@@ -1,20 +1,21 @@
 """`/v1/feedback`: what became of an answer."""
 
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Header
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+
+from gateway.routes.problems import PROBLEMS, _problem
+from gateway.state import GatewayState, State, scope
 from trivium.domain.feedback import WITH_VALUE, Feedback, Kind
 from trivium.errors import InvalidRequest, NotFound, SchemaViolation, Unavailable
 from trivium.metrics import FEEDBACK
 from trivium.store.keys import Key
 from trivium.telemetry import new_id
-
-from gateway.routes.problems import PROBLEMS, _problem
-from gateway.state import GatewayState, State, scope
 
 router = APIRouter(prefix="/v1/feedback", tags=["feedback"], responses=PROBLEMS)
 _CLOCK_SKEW_S = 300
@@ -95,7 +96,8 @@ async def _check_value(state: GatewayState, inference_id: str, value: dict[str, 
         if row:
             state.catalogue.get(row["feature"]).check_output(value)
     except SchemaViolation as error:
-        detail = error.detail.replace("output", "value", 1)
-        raise InvalidRequest(detail, errors=error.errors) from error
+        faults = tuple(replace(f, field=f"value{f.field.removeprefix('output')}") for f in error.errors)
+        detail = "; ".join(f"{f.field}: {f.message}" for f in faults)
+        raise InvalidRequest(detail, errors=faults) from error
     except (Unavailable, NotFound):
         return

@@ -1,6 +1,7 @@
 """Health, open to all."""
 
 from fastapi import APIRouter, Request
+
 from trivium.errors import Unavailable
 
 router = APIRouter(prefix="/health", include_in_schema=False)

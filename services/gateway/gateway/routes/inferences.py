@@ -5,11 +5,11 @@ from uuid import UUID
 
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, Field
-from trivium.errors import NotFound
-from trivium.store.keys import Key
 
 from gateway.routes.problems import PROBLEMS
 from gateway.state import State, scope
+from trivium.errors import NotFound
+from trivium.store.keys import Key
 
 router = APIRouter(prefix="/v1/inferences", tags=["inferences"], responses=PROBLEMS)
 
