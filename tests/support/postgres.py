@@ -1,12 +1,16 @@
 """A real PostgreSQL for tests, without root, Docker or a port."""
 
+import contextlib
 import itertools
 import os
 import shutil
 import tempfile
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+import psutil
 
 
 class Postgres:
@@ -38,3 +42,19 @@ class Postgres:
         name = f"test_{next(self._numbers)}"
         self.server.psql(f"CREATE DATABASE {name}")
         return str(self.server.get_uri(name)).replace("postgresql://", "postgresql+asyncpg://", 1)
+
+    def kill(self) -> None:
+        """Ends the server with -9, as a lost machine would."""
+        pid = self.server.get_pid()
+        for process in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True)):
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.02)
+
+    def start_again(self) -> None:
+        """Starts it on its old data."""
+        # A killed server that nobody has reaped yet still looks alive to the new one.
+        for stale in ("postmaster.pid", ".s.PGSQL.5432.lock", ".s.PGSQL.5432"):
+            (self._folder / "data" / stale).unlink(missing_ok=True)
+        self.server.ensure_postgres_running()

@@ -20,7 +20,9 @@ log = structlog.get_logger()
 QUEUE = "trivium:chunks"
 POLL_S = 0.02
 JOB_S = 900
+MIN_BACKOFF_S = 0.2
 MAX_BACKOFF_S = 10.0
+STOP_S = 5.0
 
 
 async def compute_chunk(ctx: dict[str, Any], chunk_id: str) -> None:
@@ -46,26 +48,34 @@ class BatchWorker:
 
     async def run(self) -> None:
         """Works until cancelled; begins anew, with back-off, when Redis goes away."""
-        backoff_s = 0.2
+        backoff_s = MIN_BACKOFF_S
         while True:
-            pool = None
             try:
                 pool = await create_pool(
                     self._redis_settings, job_serializer=orjson.dumps, job_deserializer=orjson.loads
                 )
-                self.connected = True
-                backoff_s = 0.2
-                async with asyncio.TaskGroup() as group:
-                    group.create_task(self._ring_for_ever(pool))
-                    group.create_task(self._work(pool))
-            except* (RedisError, OSError, TimeoutError) as away:
-                log.warning("redis_away", error=type(away.exceptions[0]).__name__)
-            finally:
-                self.connected = False
-                if pool:
-                    await pool.aclose()
+                backoff_s = MIN_BACKOFF_S
+                await self._run_on(pool)
+            except (RedisError, OSError, TimeoutError) as away:
+                log.warning("redis_away", error=type(away).__name__)
             await asyncio.sleep(backoff_s)
             backoff_s = min(backoff_s * 2, MAX_BACKOFF_S)
+
+    async def _run_on(self, pool: ArqRedis) -> None:
+        """Rings and works until one of the two fails, and raises what it failed with."""
+        self.connected = True
+        both = {asyncio.create_task(self._ring(pool)), asyncio.create_task(self._work(pool))}
+        try:
+            ended, _ = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self.connected = False
+            for task in both:
+                task.cancel()
+            # Bounded, because a database driver that is just connecting may swallow a cancellation.
+            await asyncio.wait(both, timeout=STOP_S)
+            await pool.aclose()
+        for task in ended:
+            task.result()
 
     async def _work(self, pool: ArqRedis) -> None:
         worker = Worker(
@@ -90,13 +100,13 @@ class BatchWorker:
                 task.cancel()
             await asyncio.gather(*worker.tasks.values(), return_exceptions=True)
 
-    async def _ring_for_ever(self, pool: ArqRedis) -> None:
+    async def _ring(self, pool: ArqRedis) -> None:
         """Keeps about twice the slots rung.
 
         A job's id names chunk and token: a chunk whose lease ended is a new job, and one that is
         rung already is not rung twice.
         """
-        while True:
+        while self.connected:
             try:
                 waiting = await self._ledger.to_ring(self._slots * 2, time.time())
                 for chunk_id, token in waiting:
