@@ -1,9 +1,12 @@
 """Structured logs, the request id that runs through them, and HTTP metrics."""
 
+import asyncio
 import logging
+import os
 import re
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import orjson
@@ -87,6 +90,23 @@ class RequestContext:
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             await self.app(scope, receive, send_with_id)
+
+
+def run_in_background(work: Coroutine[Any, Any, None], name: str) -> "asyncio.Task[None]":
+    """Starts a task that must not end by itself.
+
+    If it fails, the process ends: a service that looks alive but no longer stores or works is worse
+    than one that its supervisor starts again.
+    """
+
+    def ended(task: "asyncio.Task[None]") -> None:
+        if not task.cancelled() and (error := task.exception()):
+            structlog.get_logger().critical("background_task_failed", task=name, exc_info=error)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    task = asyncio.create_task(work, name=name)
+    task.add_done_callback(ended)
+    return task
 
 
 def instrument(app: FastAPI) -> None:

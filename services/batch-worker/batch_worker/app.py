@@ -17,6 +17,7 @@ from trivium.features import load_catalogue
 from trivium.store.archive import ArchiveRepository
 from trivium.store.engine import Database
 from trivium.store.precompute import PrecomputeRepository
+from trivium.telemetry import run_in_background
 from trivium.web import add_documents, add_metrics, add_middleware, service_key_guard
 
 
@@ -72,7 +73,7 @@ async def _start(settings: WorkerSettings, stack: AsyncExitStack) -> BatchWorker
     worker = BatchWorker(
         settings.resolved_redis_url, ledger, chunks, settings.worker_slots, settings.worker_ring_s
     )
-    running = asyncio.create_task(worker.run(), name="worker")
+    running = run_in_background(worker.run(), "worker")
     stack.push_async_callback(_cancel, running)
     return worker
 

@@ -26,6 +26,7 @@ from trivium.store.journal import Journal
 from trivium.store.keys import KeyCache, KeyRepository
 from trivium.store.recorder import Recorder
 from trivium.store.results import ResultRepository
+from trivium.telemetry import run_in_background
 from trivium.web import add_documents, add_metrics, add_middleware, service_key_guard
 
 KEYS_REFRESH_S = 5.0
@@ -69,7 +70,7 @@ async def _build(settings: GatewaySettings, stack: AsyncExitStack) -> GatewaySta
     )
     keys = KeyCache(KeyRepository(database))
     await keys.refresh()
-    refreshing = asyncio.create_task(_refresh_for_ever(keys), name="keys")
+    refreshing = run_in_background(_refresh_for_ever(keys), "keys")
     stack.push_async_callback(_cancel, refreshing)
     flags = UnleashFlags(settings)
     await flags.start()

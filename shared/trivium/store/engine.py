@@ -18,6 +18,8 @@ from trivium.errors import ConfigurationError, Unavailable
 
 CONNECT_S = 3
 STATEMENT_S = 10
+# Connection exceptions, too many connections, and a server that shuts down or is starting up.
+AWAY_SQLSTATES = ("08", "53300", "57P")
 # Rows in one INSERT: SQLite allows 32,766 bound values, PostgreSQL's protocol 32,767.
 MAX_BOUND_VALUES = 32_000
 
@@ -85,8 +87,10 @@ class Database:
 
 def is_away(error: SQLAlchemyError) -> bool:
     """Whether the database, not the statement, is at fault."""
-    if isinstance(error, DBAPIError) and error.connection_invalidated:
-        return True
+    if isinstance(error, DBAPIError):
+        code = str(getattr(error.orig, "sqlstate", None) or "")
+        if error.connection_invalidated or code.startswith(AWAY_SQLSTATES):
+            return True
     away = (OperationalError, InterfaceError)
     return isinstance(error, away) or type(error).__name__ == "TimeoutError"
 

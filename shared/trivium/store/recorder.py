@@ -19,6 +19,7 @@ from trivium.metrics import QUEUE_DEPTH, RECORDS_DROPPED
 from trivium.store.feedback import FeedbackRepository
 from trivium.store.inferences import InferenceRepository, rows_of
 from trivium.store.journal import Journal, Record, read_segment
+from trivium.telemetry import run_in_background
 
 log = structlog.get_logger()
 FLUSH_S = 0.2
@@ -38,11 +39,12 @@ class Recorder:
         self._inferences = inferences
         self._feedback = feedback
         self._recent: OrderedDict[str, dict[str, Any]] = OrderedDict()
+        QUEUE_DEPTH.labels("journal").set_function(lambda: journal.waiting)
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begins to carry records over."""
-        self._task = asyncio.create_task(self._run(), name="recorder")
+        self._task = run_in_background(self._run(), "recorder")
 
     async def stop(self) -> None:
         """Carries over what is left, if the database is there; what is not stays for the next start."""
@@ -88,7 +90,6 @@ class Recorder:
             await self._carry(segment)
             self._journal.forget(segment)
         self._journal.waiting = 0
-        QUEUE_DEPTH.labels("journal").set(0)
 
     async def _run(self) -> None:
         while True:
@@ -96,7 +97,6 @@ class Recorder:
             try:
                 await self.flush()
             except Unavailable:
-                QUEUE_DEPTH.labels("journal").set(self._journal.waiting)
                 log.warning("database_away", waiting=self._journal.waiting)
                 await asyncio.sleep(RETRY_S)
 
