@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint lock schema train clean
+.PHONY: help setup run test lint lock docs train clean
 
 help: ## List every target
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,8 +22,8 @@ lock: setup ## Pin every dependency but the trainer's, with hashes
 		--extra gateway --extra batch-worker --extra edge-model --extra local --extra dev \
 		--custom-compile-command "make lock" --output-file requirements.lock
 
-schema: setup ## Write the manifest's JSON Schema to docs/
-	@.venv/bin/trivium features schema --write docs/feature.schema.json
+docs: setup ## Write the generated parts of docs/ from the code
+	@.venv/bin/python scripts/reference.py
 
 DATA ?= train.csv
 LABEL ?= label

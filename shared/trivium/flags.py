@@ -7,6 +7,8 @@ there is none yet, the file does. A flag that nobody knows is off: the subject g
 
 import asyncio
 import json
+import logging
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -23,12 +25,16 @@ from trivium.settings import Settings
 
 log = structlog.get_logger()
 
+_NO_FLAGS = '{"version": 1, "features": []}'
+
 
 class FlagSettings(Settings):
     """Where flags come from."""
 
     unleash_url: str | None = Field(
-        None, description="Unleash's API, https://…/api; without it the flags file decides."
+        None,
+        pattern=r"^https?://[^\s/]",
+        description="Unleash's API, https://…/api; without it the flags file decides.",
     )
     unleash_token: SecretStr | None = Field(None, description="A backend token of Unleash.")
     flags_file: Path | None = Field(
@@ -46,6 +52,8 @@ class UnleashFlags:
 
     def __init__(self, settings: FlagSettings) -> None:
         self._online = settings.unleash_url is not None
+        self._connecting: asyncio.Task[None] | None = None
+        logging.getLogger("UnleashClient").addFilter(_without_traceback)
         self._client = UnleashClient(
             url=settings.unleash_url or "http://127.0.0.1/api",
             app_name="trivium",
@@ -70,7 +78,9 @@ class UnleashFlags:
             await connecting
 
     async def stop(self) -> None:
-        """Ends the refreshing."""
+        """Ends the refreshing; a server that does not answer delays it by a few seconds."""
+        if self._connecting:
+            await asyncio.wait([self._connecting])  # the client must not be destroyed while it begins
         await asyncio.to_thread(self._client.destroy)
 
     def is_enabled(self, flag: str, subject_id: str, properties: dict[str, str]) -> bool:
@@ -94,15 +104,17 @@ class _FlagCache(BaseCache):
             self._values[FEATURES_URL] = state
 
     def set(self, key: str, value: Any) -> None:
-        """Keeps a value; a new state also on disk, written beside and moved into place."""
+        """Keeps a value; a new state only if it is one, and also on disk."""
         with self._lock:
-            changed = self._values.get(key) != value
+            if key == FEATURES_URL and self._known and self._values.get(key) != value:
+                try:
+                    self._keep(self._known, _checked(value, "TRIVIUM_UNLEASH_URL"))
+                except ConfigurationError as error:
+                    log.error("flags_not_understood", detail=error.detail)
+                    return
+                except OSError as error:
+                    log.error("flags_not_kept", path=str(self._known), detail=error.strerror)
             self._values[key] = value
-            if key == FEATURES_URL and self._known and changed:
-                self._known.parent.mkdir(parents=True, exist_ok=True)
-                partial = self._known.with_suffix(".partial")
-                partial.write_text(value, encoding="utf-8")
-                partial.replace(self._known)
 
     def mset(self, data: dict[str, Any]) -> None:
         """Keeps several values."""
@@ -126,32 +138,58 @@ class _FlagCache(BaseCache):
         """Forgets what is in memory; the state on disk stays."""
         self._values.clear()
 
+    def _keep(self, path: Path, state: str) -> None:
+        """Writes beside and moves into place; several processes may do so at once."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".{os.getpid()}.partial")
+        partial.write_text(state, encoding="utf-8")
+        partial.replace(path)
+
     def _stored(self) -> str | None:
         if self._known and self._known.is_file():
-            return self._known.read_text(encoding="utf-8")
-        return read_flags(self._file) if self._file else None
+            try:
+                return read_flags(self._known, "TRIVIUM_STATE_DIR")
+            except ConfigurationError as error:
+                log.error("last_known_flags_not_read", detail=error.detail)
+        if self._file:
+            return read_flags(self._file)
+        return None if self._online else _NO_FLAGS
 
 
-def read_flags(path: Path) -> str:
+def read_flags(path: Path, setting: str = "TRIVIUM_FLAGS_FILE") -> str:
     """The text of a flags file, checked.
 
     Raises:
         ConfigurationError: it is not there, not JSON, or has no list of features.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        flags = json.loads(text)
+        return _checked(path.read_text(encoding="utf-8"), f"{setting}: {path}")
     except OSError as error:
-        raise ConfigurationError(f"TRIVIUM_FLAGS_FILE: {path}: {error.strerror}") from error
+        raise ConfigurationError(f"{setting}: {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{setting}: {path}: not UTF-8: {error.reason}") from error
+
+
+def _checked(text: str, source: str) -> str:
+    try:
+        flags = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ConfigurationError(
-            f"TRIVIUM_FLAGS_FILE: {path}:{error.lineno}: not JSON: {error.msg}"
-        ) from error
+        raise ConfigurationError(f"{source}:{error.lineno}: not JSON: {error.msg}") from error
     if not isinstance(flags, dict) or not isinstance(flags.get("features"), list):
-        raise ConfigurationError(f"TRIVIUM_FLAGS_FILE: {path}: there is no list 'features'")
+        raise ConfigurationError(f"{source}: there is no list 'features'")
     return text
 
 
 def _authorization(settings: FlagSettings) -> dict[str, str]:
-    token = settings.unleash_token
-    return {"Authorization": token.get_secret_value()} if token else {}
+    if settings.unleash_token is None:
+        return {}
+    token = settings.unleash_token.get_secret_value().strip()
+    if not (token.isascii() and token.isprintable()):
+        raise ConfigurationError("TRIVIUM_UNLEASH_TOKEN: a character in it cannot be in a header")
+    return {"Authorization": token}
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """A traceback's local variables hold the token, and the message says what happened."""
+    record.exc_info = None
+    return True

@@ -1,15 +1,13 @@
 """`trivium`: every command, each thin over the package."""
 
 import json
-from pathlib import Path
-from typing import Annotated
 
 import typer
 from pydantic import ValidationError
 from rich.console import Console
 
 from trivium.cli import data, db, keys, precompute, up
-from trivium.domain.manifest import Manifest
+from trivium.domain.manifest import manifest_schema
 from trivium.errors import TriviumError
 from trivium.settings import Settings
 
@@ -45,17 +43,9 @@ def check() -> None:
 
 
 @features.command("schema")
-def schema(
-    write: Annotated[Path | None, typer.Option(help="File to write it to.")] = None,
-) -> None:
+def schema() -> None:
     """Prints the JSON Schema of a manifest, for editors."""
-    text = json.dumps(
-        {"$schema": "https://json-schema.org/draft/2020-12/schema", **Manifest.model_json_schema()}, indent=2
-    )
-    if write:
-        write.write_text(text + "\n", encoding="utf-8")
-    else:
-        typer.echo(text)
+    typer.echo(json.dumps(manifest_schema(), indent=2, ensure_ascii=False))
 
 
 def run() -> None:

@@ -218,6 +218,11 @@ def parse_manifest(text: str, source: str) -> Manifest:
     return manifest
 
 
+def manifest_schema() -> dict[str, Any]:
+    """The JSON Schema of a manifest, for editors and other tools."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Manifest.model_json_schema()}
+
+
 def variant_version(content: dict[str, Any]) -> str:
     """The first 12 hex digits of the SHA-256 of a variant's content, in canonical JSON."""
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
