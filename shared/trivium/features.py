@@ -110,6 +110,14 @@ def load_catalogue(folder: Path) -> Catalogue:
     return Catalogue(features)
 
 
+def find_feature(folder: Path, name: str) -> Feature:
+    """Loads one feature by its name; raises NotFound with the names that there are."""
+    sources = {source.parent.name: source for source in sorted(folder.glob(f"*/{MANIFEST}"))}
+    if name not in sources:
+        raise NotFound(f"There is no feature {name!r} in {folder}; there are: {', '.join(sources) or 'none'}")
+    return load_feature(sources[name])
+
+
 def load_feature(source: Path) -> Feature:
     """Loads one manifest and what it names; raises ManifestError with a line for every fault."""
     text = source.read_text(encoding="utf-8")

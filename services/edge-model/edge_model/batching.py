@@ -56,6 +56,9 @@ class Runner:
         if self._waiting >= self._max_waiting:
             EDGE_REFUSED.labels("overloaded").inc()
             raise Overloaded(f"{self._waiting} batches wait already", retry_after_s=1)
+        if time.monotonic() >= deadline:
+            EDGE_REFUSED.labels("deadline").inc()
+            raise StepTimeout("the deadline passed before a run could begin")
         self._waiting += 1
         QUEUE_DEPTH.labels("edge").set(self._waiting)
         try:

@@ -11,7 +11,7 @@ import typer
 from trivium.datasets import Record, read_records
 from trivium.domain.manifest import EdgeVariant, PrecomputedVariant
 from trivium.errors import DatasetError
-from trivium.features import Feature, load_feature
+from trivium.features import Feature, find_feature
 from trivium.settings import StoreSettings
 
 app = typer.Typer(help="Archives, training sets, datasets.", no_args_is_help=True)
@@ -45,7 +45,7 @@ def import_data(
 ) -> None:
     """Checks every line, then imports all of them or, with one faulty line, none."""
     settings = StoreSettings()
-    loaded = load_feature(settings.features_dir / feature / "feature.yaml")
+    loaded = find_feature(settings.features_dir, feature)
     match use:
         case Use.ARCHIVE:
             variant = archive_variant(loaded)

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from trivium.domain.manifest import PrecomputedVariant
 from trivium.errors import ConfigurationError, Unavailable
-from trivium.features import Feature, LoadedVariant, load_feature
+from trivium.features import Feature, LoadedVariant, find_feature
 from trivium.settings import StoreSettings
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def precompute(
 ) -> None:
     """Computes the results of every entity of a feature's archive, on the running worker."""
     settings = StoreSettings()
-    loaded = load_feature(settings.features_dir / feature / "feature.yaml")
+    loaded = find_feature(settings.features_dir, feature)
     if not loaded.precomputed:
         raise ConfigurationError(f"{feature} has no precomputed variant")
     asyncio.run(_start_and_watch(settings, loaded, wait))

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from trivium.domain.inference import Attempt, Question, ServedBy, StepAnswer, Usage
 from trivium.errors import BreakerOpen, StepError, StepTimeout
+from trivium.waiting import at_most
 
 STATIC: Literal["static"] = "static"
 _SENTENCE_END = re.compile(r"(?<=[.!?…])\s+|\n+")
@@ -224,10 +225,13 @@ async def _try_step(
         started = budget.clock()
         answer = None
         try:
-            answer = await _bounded(step.ask(question, budget.left_s()), budget.left_s(), step.target)
+            left_s = budget.left_s()
+            answer = await at_most(left_s, step.ask(question, left_s))
             check(answer.output)
         except StepError as failure:
             error = failure
+        except TimeoutError:
+            error = StepTimeout(f"{step.target} did not answer within {left_s * 1000:.0f} ms")
         except BaseException:
             breaker.forget()
             raise
@@ -242,26 +246,6 @@ async def _try_step(
             return error
         await asyncio.sleep(pause)
     raise AssertionError("the loop returns on its last turn")
-
-
-async def _bounded(call: Awaitable[StepAnswer], seconds: float, target: str) -> StepAnswer:
-    """Waits that long for the call and not a moment for its clean-up."""
-    task = asyncio.ensure_future(call)
-    try:
-        done, _ = await asyncio.wait({task}, timeout=seconds)
-    except asyncio.CancelledError:
-        task.cancel()
-        raise
-    if done:
-        return task.result()
-    task.cancel()
-    task.add_done_callback(_consume)
-    raise StepTimeout(f"{target} did not answer within {seconds * 1000:.0f} ms")
-
-
-def _consume(task: "asyncio.Future[StepAnswer]") -> None:
-    if not task.cancelled():
-        task.exception()
 
 
 def _pause_s(tries_made: int, retry_after_s: float | None) -> float:

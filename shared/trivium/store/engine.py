@@ -12,14 +12,16 @@ from sqlalchemy import Insert, Table, event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from trivium.errors import ConfigurationError, Unavailable
 
 CONNECT_S = 3
 STATEMENT_S = 10
-# Connection exceptions, too many connections, and a server that shuts down or is starting up.
-AWAY_SQLSTATES = ("08", "53300", "57P")
+# Of PostgreSQL: connection exceptions, a lack of connections, memory or disk, an operator's
+# intervention (a server that starts, stops or cancels), a stand-by, a deadlock, a lock timeout.
+AWAY_SQLSTATES = ("08", "53", "57", "25006", "40001", "40P01", "55P03")
 # Rows in one INSERT: SQLite allows 32,766 bound values, PostgreSQL's protocol 32,767.
 MAX_BOUND_VALUES = 32_000
 
@@ -30,8 +32,12 @@ class Database:
     def __init__(self, url: str, pool_size: int = 5) -> None:
         try:
             self.url = make_url(url)
-        except ArgumentError as error:
-            raise ConfigurationError("TRIVIUM_DATABASE_URL is not a database URL") from error
+        except (ArgumentError, ValueError):
+            # What went wrong quotes the URL, and with it the password.
+            raise ConfigurationError(
+                "TRIVIUM_DATABASE_URL is not a database URL; special characters in the password "
+                "must be percent-encoded"
+            ) from None
         if self.url.drivername not in ("postgresql+asyncpg", "sqlite+aiosqlite"):
             raise ConfigurationError(
                 f"TRIVIUM_DATABASE_URL: {self.url.drivername} is not supported; "
@@ -60,6 +66,13 @@ class Database:
             raise
         except (OSError, TimeoutError) as error:
             raise Unavailable("The database is away", retry_after_s=2) from error
+
+    async def serialise(self, connection: AsyncConnection, table: Table) -> None:
+        """Lets one transaction at a time go on from here; others wait. To be called first in it."""
+        if self.is_sqlite:
+            await connection.exec_driver_sql("BEGIN IMMEDIATE")
+        else:
+            await connection.exec_driver_sql(f"LOCK TABLE {table.name} IN SHARE ROW EXCLUSIVE MODE")
 
     def insert(self, table: Table) -> Any:
         """An INSERT with `on_conflict_do_…`, in the dialect of this database."""
@@ -91,8 +104,10 @@ def is_away(error: SQLAlchemyError) -> bool:
         code = str(getattr(error.orig, "sqlstate", None) or "")
         if error.connection_invalidated or code.startswith(AWAY_SQLSTATES):
             return True
-    away = (OperationalError, InterfaceError)
-    return isinstance(error, away) or type(error).__name__ == "TimeoutError"
+    if isinstance(error, OperationalError):
+        # SQLite calls a wrong statement operational too.
+        return getattr(error.orig, "sqlite_errorname", "") != "SQLITE_ERROR"
+    return isinstance(error, InterfaceError | PoolTimeout)
 
 
 def in_batches(rows: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:

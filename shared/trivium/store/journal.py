@@ -16,7 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import structlog
 
+from trivium.errors import Unavailable
+
+log = structlog.get_logger()
 SEGMENT_BYTES = 4 * 1024 * 1024
 Record = dict[str, Any]
 
@@ -35,15 +39,21 @@ class Journal:
         self._file = self._open()
 
     def append(self, record: Record, *, durable: bool = False) -> bool:
-        """Appends a record; False if the journal is full.
+        """Appends a record; False if the journal or the disk is full.
 
         `durable` also waits for the disk, so that even a power cut loses nothing; durable records
         are taken beyond the limit.
+
+        Raises:
+            Unavailable: a durable record could not be written.
         """
         line = orjson.dumps(record, default=str) + b"\n"
         if not durable and self._closed_bytes + self._written + len(line) > self.max_bytes:
             return False
-        os.write(self._file, line)
+        if not self._write(line):
+            if durable:
+                raise Unavailable("The journal's disk is full", retry_after_s=10)
+            return False
         if durable:
             os.fsync(self._file)
         self._written += len(line)
@@ -61,9 +71,9 @@ class Journal:
 
     def forget(self, segment: Path) -> None:
         """Deletes a segment whose records are stored."""
-        if segment.parent == self._folder:
+        if segment.parent == self._folder and segment.exists():
             self._closed_bytes -= segment.stat().st_size
-        segment.unlink()
+        segment.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Ends the journal; its folder goes if nothing is left in it."""
@@ -73,11 +83,24 @@ class Journal:
         os.close(self._lock)
 
     def _own_folder(self) -> Path:
-        folder = self.root / f"{os.getpid()}-{os.urandom(3).hex()}"
-        folder.mkdir(parents=True)
-        self._lock = os.open(folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        name = f"{os.getpid()}-{os.urandom(3).hex()}"
+        hidden = self.root / f".{name}"
+        hidden.mkdir(parents=True)
+        self._lock = os.open(hidden / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
-        return folder
+        # Under its own name only when it is locked: nobody takes it for an orphan's.
+        return hidden.rename(self.root / name)
+
+    def _write(self, line: bytes) -> bool:
+        """Writes a whole line or nothing; a stump would make the next record unreadable."""
+        at = os.lseek(self._file, 0, os.SEEK_END)
+        try:
+            whole = os.write(self._file, line) == len(line)
+        except OSError:
+            whole = False
+        if not whole:
+            os.ftruncate(self._file, at)
+        return whole
 
     def _open(self) -> int:
         self._number += 1
@@ -91,10 +114,13 @@ class Journal:
         self._file = self._open()
 
     def _orphans(self) -> Iterator[Path]:
-        for lock in sorted(self.root.glob("*/lock")):
+        for lock in sorted(self.root.glob("[!.]*/lock")):
             if lock.parent == self._folder:
                 continue
-            handle = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                handle = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
+            except FileNotFoundError:
+                continue  # its process ended meanwhile, with nothing left over
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -108,8 +134,19 @@ class Journal:
 
 
 def read_segment(segment: Path) -> Iterator[Record]:
-    """The records of a segment; a last line that a crash cut short is passed over."""
-    with segment.open("rb") as lines:
-        for line in lines:
-            if line.endswith(b"\n"):
-                yield orjson.loads(line)
+    """The records of a segment; a line that a crash cut short is passed over.
+
+    Another process that found the same orphan may have carried it over already: then there are none.
+    """
+    try:
+        lines = segment.read_bytes().splitlines(keepends=True)
+    except FileNotFoundError:
+        return
+    for line in lines:
+        try:
+            record = orjson.loads(line) if line.endswith(b"\n") else None
+        except orjson.JSONDecodeError:
+            log.error("journal_line_unreadable", segment=str(segment), bytes=len(line))
+            continue
+        if record is not None:
+            yield record

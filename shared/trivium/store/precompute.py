@@ -71,8 +71,9 @@ class PrecomputeRepository:
 
         A running run of the same variant version is returned instead of a second one.
         """
-        run = precompute_run.c
+        run, now = precompute_run.c, time.time()
         async with self._database.transaction() as connection:
+            await self._database.serialise(connection, precompute_run)
             running = select(run.id).where(
                 run.feature == feature, run.variant_version == version, run.state == "running"
             )
@@ -87,7 +88,8 @@ class PrecomputeRepository:
                 "state": "running" if keys else "done",
                 "phase": phases[0],
                 "entities": len(keys),
-                "created_at": time.time(),
+                "created_at": now,
+                "finished_at": None if keys else now,
             }
             await connection.execute(insert(precompute_run), row)
             cuts = [keys[at : at + chunk_size] for at in range(0, len(keys), chunk_size)]
@@ -113,9 +115,12 @@ class PrecomputeRepository:
         """Takes a free chunk of a running phase; None if another has it or it is done."""
         now = time.time()
         run, chunk = precompute_run.c, precompute_chunk.c
+        its_turn = select(run.id).where(
+            run.id == chunk.run_id, run.state == "running", run.phase == chunk.phase
+        )
         statement = (
             update(precompute_chunk)
-            .where(chunk.id == chunk_id, _free(now))
+            .where(chunk.id == chunk_id, _free(now), its_turn.exists())
             .values(state="leased", token=chunk.token + 1, lease_until=now + lease_s)
             .returning(chunk.token, chunk.run_id, chunk.phase, chunk.first_key, chunk.last_key)
         )

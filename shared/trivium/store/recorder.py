@@ -10,7 +10,6 @@ from typing import Any
 
 import orjson
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
 
 from trivium.domain.feedback import Feedback
 from trivium.domain.inference import Inference
@@ -20,6 +19,7 @@ from trivium.store.feedback import FeedbackRepository
 from trivium.store.inferences import InferenceRepository, rows_of
 from trivium.store.journal import Journal, Record, read_segment
 from trivium.telemetry import run_in_background
+from trivium.waiting import at_most
 
 log = structlog.get_logger()
 FLUSH_S = 0.2
@@ -50,8 +50,7 @@ class Recorder:
         """Carries over what is left, if the database is there; what is not stays for the next start."""
         if self._task:
             self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait({self._task})
         with suppress(Unavailable, TimeoutError):
             async with asyncio.timeout(5):
                 await self.flush()
@@ -73,8 +72,7 @@ class Recorder:
         Returns the stored event, and whether it reached the database.
         """
         try:
-            async with asyncio.timeout(FEEDBACK_S):
-                return await self._feedback.add(event), True
+            return await at_most(FEEDBACK_S, self._feedback.add(event)), True
         except (Unavailable, TimeoutError):
             record = {"feedback": asdict(event)}
             self._journal.append(record, durable=True)
@@ -86,10 +84,11 @@ class Recorder:
 
     async def flush(self) -> None:
         """Carries every ended segment over; raises Unavailable if the database is away."""
-        for segment in self._journal.closed_segments():
+        segments, waiting = self._journal.closed_segments(), self._journal.waiting
+        for segment in segments:
             await self._carry(segment)
             self._journal.forget(segment)
-        self._journal.waiting = 0
+        self._journal.waiting -= waiting
 
     async def _run(self) -> None:
         while True:
@@ -106,7 +105,9 @@ class Recorder:
             batch = records[start : start + BATCH]
             try:
                 await self._store(batch)
-            except SQLAlchemyError:
+            except Unavailable:
+                raise
+            except Exception:  # noqa: BLE001 - whatever it is, the good records must get through
                 await self._store_one_by_one(segment, batch)
 
     async def _store(self, batch: list[Record]) -> None:
@@ -122,9 +123,11 @@ class Recorder:
         for record in batch:
             try:
                 await self._store([record])
-            except SQLAlchemyError as error:
+            except Unavailable:
+                raise
+            except Exception as error:  # noqa: BLE001 - it is set aside, with its reason in the log
                 rejected = segment.parents[1] / "rejected.jsonl"
-                log.error("record_rejected", file=str(rejected), error=str(error.__cause__))
+                log.error("record_rejected", file=str(rejected), error=str(error.__cause__ or error))
                 line = orjson.dumps({"at": time.time(), **record}, default=str)
                 with rejected.open("ab") as stream:
                     stream.write(line + b"\n")

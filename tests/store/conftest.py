@@ -1,0 +1,161 @@
+"""What the tests of the store share."""
+
+import shutil
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.postgres import Postgres
+from trivium.domain.feedback import Feedback, Kind
+from trivium.domain.inference import Arm, Attempt, Inference, Question, ServedBy, StepAnswer, Usage
+from trivium.store.engine import Database, migrate
+from trivium.store.tables import metadata
+from trivium.telemetry import new_id
+
+MakeInference = Callable[..., Inference]
+MakeFeedback = Callable[..., Feedback]
+
+
+@pytest.fixture(scope="session")
+async def migrated_urls(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A migrated database of each kind. To migrate one for every test would take most of the time."""
+    file = tmp_path_factory.mktemp("migrated") / "trivium.db"
+    urls = {"sqlite": f"sqlite+aiosqlite:///{file}", "postgresql": postgres.new_database()}
+    for url in urls.values():
+        made = Database(url)
+        await migrate(made)
+        await made.close()
+    return urls
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def database(
+    request: pytest.FixtureRequest, tmp_path: Path, migrated_urls: dict[str, str]
+) -> AsyncIterator[Database]:
+    """As the fixture of all tests: a migrated, empty database; every test that takes it runs on both."""
+    made = Database(migrated_urls[request.param])
+    if made.is_sqlite:
+        copy = shutil.copy(str(made.url.database), tmp_path / "trivium.db")
+        made = Database(f"sqlite+aiosqlite:///{copy}")
+    else:
+        async with made.transaction() as connection:
+            for table in reversed(metadata.sorted_tables):
+                await connection.execute(table.delete())
+    yield made
+    await made.close()
+
+
+@dataclass
+class AwayDatabase:
+    """A database that cannot be reached until `appear` was awaited."""
+
+    database: Database
+    appear: Callable[[], Awaitable[None]]
+
+
+@pytest.fixture
+async def open_database() -> AsyncIterator[Callable[[str], Database]]:
+    """Opens databases that are closed after the test, however it ends."""
+    opened: list[Database] = []
+
+    def open_one(url: str) -> Database:
+        opened.append(Database(url))
+        return opened[-1]
+
+    yield open_one
+    for one in opened:
+        await one.close()
+
+
+@pytest.fixture
+def make_inference() -> MakeInference:
+    """Makes an inference of two attempts, the first of which failed."""
+
+    def make(**changes: Any) -> Inference:
+        first = ServedBy("main", "api", "draft", "v1", "large")
+        second = ServedBy("spare", "edge", "small", "v2", "tiny")
+        values: dict[str, Any] = {
+            "id": new_id(),
+            "feature": "reply",
+            "arm": Arm.TREATMENT,
+            "subject_id": "user-1",
+            "key_id": new_id(),
+            "question": Question({"text": "naïve “text” 🙂"}, "ticket-7"),
+            "answer": StepAnswer({"reply": "yes"}, confidence=0.75, model="tiny"),
+            "served_by": second,
+            "degraded": True,
+            "fallback_reason": "timeout",
+            "attempts": [
+                Attempt(first, "openai/large", "timeout", 250.5, "too slow", Usage(7, 0, 3), None),
+                Attempt(second, "edge/tiny", "ok", 12.25, None, Usage(5, 2), 0.5),
+            ],
+            "deadline_ms": 1_000,
+            "latency_ms": 263.0,
+            "created_at": time.time(),
+        }
+        return Inference(**{**values, **changes})
+
+    return make
+
+
+@pytest.fixture
+def make_feedback() -> MakeFeedback:
+    """Makes a feedback event."""
+
+    def make(**changes: Any) -> Feedback:
+        values: dict[str, Any] = {
+            "id": new_id(),
+            "inference_id": new_id(),
+            "key_id": new_id(),
+            "idempotency_key": new_id(),
+            "kind": Kind.CORRECTION,
+            "value": {"reply": "no"},
+            "occurred_at": time.time(),
+            "received_at": time.time(),
+        }
+        return Feedback(**{**values, **changes})
+
+    return make
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """A folder with a path short enough for a unix socket."""
+    folder = Path(tempfile.mkdtemp(prefix="trv-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def away(
+    request: pytest.FixtureRequest, tmp_path: Path, short_folder: Path, migrated_urls: dict[str, str]
+) -> AsyncIterator[AwayDatabase]:
+    """A database that is away; every test that takes it runs on both."""
+    if request.param == "sqlite":
+        path = tmp_path / "away.db"
+        path.mkdir()  # SQLite cannot open a folder
+        database = Database(f"sqlite+aiosqlite:///{path}")
+
+        async def appear() -> None:
+            path.rmdir()
+            await migrate(database)
+    else:
+        there = Database(migrated_urls["postgresql"])
+        async with there.transaction() as connection:
+            for table in reversed(metadata.sorted_tables):
+                await connection.execute(table.delete())
+        await there.close()
+        folder = str(there.url.query["host"])
+        database = Database(str(there.url.set(query={"host": str(short_folder)})))
+
+        async def appear() -> None:
+            (short_folder / ".s.PGSQL.5432").symlink_to(Path(folder) / ".s.PGSQL.5432")
+
+    yield AwayDatabase(database, appear)
+    await database.close()

@@ -1,0 +1,120 @@
+import asyncio
+import random
+
+from sqlalchemy import insert
+
+from trivium.store.archive import ArchiveRepository, Record, input_hash
+from trivium.store.engine import Database
+from trivium.store.tables import archive_embedding
+
+ODD_KEYS = [
+    "a",
+    "A",
+    "b",
+    "B",
+    "ä",
+    "Z",
+    "z",
+    "_x",
+    "-x",
+    " x",
+    "x ",
+    "10",
+    "9",
+    "é",
+    "e",
+    "日本",
+    "🙂",
+    "a-b",
+    "ab",
+    "a b",
+]
+
+
+async def _embed(database: Database, key: str, of: str, model: str = "m", archive: str = "one") -> None:
+    row = {"archive": archive, "entity_key": key, "model": model, "input_hash": of, "vector": key.encode()}
+    async with database.transaction() as connection:
+        await connection.execute(insert(archive_embedding), row)
+
+
+def test_the_hash_of_a_record_ignores_the_order_of_its_fields_and_nothing_else() -> None:
+    assert input_hash({"a": 1, "b": "ü"}) == input_hash({"b": "ü", "a": 1})
+    assert len({input_hash(r) for r in ({}, {"a": 1}, {"a": "1"}, {"a": None}, {"a": [1]}, {"b": 1})}) == 6
+    assert len(input_hash({})) == 32
+
+
+async def test_records_are_read_back_and_newer_ones_replace_older(database: Database) -> None:
+    archive = ArchiveRepository(database)
+    await archive.put("one", {"1": {"t": "old"}, "2": {"t": "two"}})
+    await archive.put("one", {"1": {"t": "new"}, "3": {"t": "three"}})
+    await archive.put("other", {"1": {"t": "other"}})
+    assert await archive.count("one") == 3
+    assert await archive.keys("one") == ["1", "2", "3"]
+    assert await archive.between("one", "1", "2") == [
+        {"entity_key": "1", "record": {"t": "new"}, "input_hash": input_hash({"t": "new"})},
+        {"entity_key": "2", "record": {"t": "two"}, "input_hash": input_hash({"t": "two"})},
+    ]
+
+
+async def test_replace_leaves_only_the_new_records_and_other_archives(database: Database) -> None:
+    archive = ArchiveRepository(database)
+    await archive.put("one", {"1": {}, "2": {}})
+    await archive.put("other", {"1": {}})
+    await archive.replace("one", {"3": {}})
+    assert await archive.keys("one") == ["3"]
+    assert await archive.keys("other") == ["1"]
+    await archive.replace("one", {})
+    assert await archive.count("one") == 0
+
+
+async def test_readers_never_see_an_archive_half_replaced(database: Database) -> None:
+    archive = ArchiveRepository(database)
+    old: dict[str, Record] = {f"old{n}": {} for n in range(50)}
+    new: dict[str, Record] = {f"new{n}": {} for n in range(80)}
+    await archive.put("one", old)
+    seen = set()
+    ended = False
+
+    async def read() -> None:
+        while not ended:
+            seen.add(await archive.count("one"))
+
+    reading = asyncio.create_task(read())
+    for _ in range(5):
+        await archive.replace("one", new)
+        await archive.replace("one", old)
+    ended = True
+    await reading
+    assert seen <= {50, 80}
+
+
+async def test_cuts_of_the_ordered_keys_cover_every_record_once(database: Database) -> None:
+    archive = ArchiveRepository(database)
+    shuffled = random.Random(1).sample(ODD_KEYS, len(ODD_KEYS))
+    await archive.put("one", {key: {"k": key} for key in shuffled})
+    keys = await archive.keys("one")
+    assert sorted(keys) == sorted(ODD_KEYS)
+    cuts = [keys[at : at + 3] for at in range(0, len(keys), 3)]
+    rows = [await archive.between("one", cut[0], cut[-1]) for cut in cuts]
+    assert [[row["entity_key"] for row in cut] for cut in rows] == cuts
+
+
+async def test_thousands_of_records_go_in_one_call(database: Database) -> None:
+    archive = ArchiveRepository(database)
+    await archive.put("one", {f"{n:05d}": {"n": n} for n in range(7_000)})
+    assert await archive.count("one") == 7_000
+
+
+async def test_embeddings_come_with_the_hash_that_they_were_made_from(database: Database) -> None:
+    archive = ArchiveRepository(database)
+    await archive.put("one", {key: {"k": key} for key in "abc"})
+    await _embed(database, "a", "ha")
+    await _embed(database, "b", "hb")
+    await _embed(database, "c", "hc", model="other")
+    await _embed(database, "gone", "hg")
+    assert await archive.embedded("one", "m", "a", "c") == {"a": "ha", "b": "hb"}
+    assert await archive.embedded("one", "m", "b", "c") == {"b": "hb"}
+    assert await archive.embeddings("one", "m") == [
+        ("a", "ha", {"k": "a"}, b"a"),
+        ("b", "hb", {"k": "b"}, b"b"),
+    ]
