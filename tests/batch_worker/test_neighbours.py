@@ -1,12 +1,14 @@
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from batch_worker.jobs.neighbours import nearest_others
 
 
-def _unit(rows: int, width: int, seed: int = 1) -> np.ndarray:  # type: ignore[type-arg]
+def _unit(rows: int, width: int, seed: int = 1) -> NDArray[np.float32]:
     made = np.random.default_rng(seed).normal(size=(rows, width)).astype(np.float32)
-    return made / np.linalg.norm(made, axis=1, keepdims=True)
+    lengths = np.linalg.norm(made, axis=1, keepdims=True).astype(np.float32)
+    return np.asarray(made / lengths, dtype=np.float32)
 
 
 @pytest.mark.parametrize(("rows", "k"), [(2, 5), (6, 5), (7, 5), (200, 5), (200, 100), (50, 1)])

@@ -15,8 +15,7 @@ from trivium.store.journal import SEGMENT_BYTES, Journal, Record, read_segment
 CHILD = textwrap.dedent("""
     import itertools, sys
     from pathlib import Path
-    from trivium.errors import Unavailable
-from trivium.store.journal import Journal
+    from trivium.store.journal import Journal
 
     journal = Journal(Path(sys.argv[1]))
     pad = "x" * int(sys.argv[2])
