@@ -1,8 +1,8 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint lock docs train clean
+.PHONY: help setup run test lint lock docs train bench-start bench-patterns clean
 
 help: ## List every target
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Make .venv with everything that requirements.lock pins
 	@scripts/setup
@@ -35,6 +35,12 @@ train: ## Fine-tune ticket-triage: make train DATA=file.csv LABEL=category VERSI
 	@.venv-train/bin/uv pip install --quiet --python .venv-train/bin/python --editable '.[train]'
 	@.venv-train/bin/python -m edge_model.training $(DATA) --name ticket-triage --version $(VERSION) \
 		--label-field $(LABEL) --credit "$(CREDIT)"
+
+bench-start: ## Time the first and later starts, from a fresh clone with empty caches
+	@scripts/bench-start
+
+bench-patterns: setup ## Time the three patterns on the running platform
+	@.venv/bin/python scripts/bench_patterns.py
 
 clean: ## Remove the environments and caches; the state in .trivium stays
 	@rm -rf .venv .venv-train .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
