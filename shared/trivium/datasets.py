@@ -33,7 +33,16 @@ def read_records(path: Path, required: tuple[str, ...] = ()) -> Iterator[Record]
     except OSError as error:
         raise DatasetError(f"{path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
-        raise DatasetError(f"{path}: not UTF-8 at byte {error.start}") from error
+        raise DatasetError(f"{path}: not UTF-8 at byte {_first_bad_byte(path)}") from error
+
+
+def _first_bad_byte(path: Path) -> int:
+    """Counted from the file's beginning; the reader only knows it within its buffer."""
+    try:
+        path.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        return error.start
+    return 0
 
 
 def _csv(path: Path, stream: Any) -> Iterator[tuple[int, Record]]:
@@ -44,7 +53,7 @@ def _csv(path: Path, stream: Any) -> Iterator[tuple[int, Record]]:
                 raise DatasetError(f"{path}:{reader.line_num}: more values than the header has")
             yield reader.line_num, row
     except csv.Error as error:
-        raise DatasetError(f"{path}:{reader.line_num}: {error}") from error
+        raise DatasetError(f"{path}:{reader.reader.line_num}: {error}") from error
 
 
 def _jsonl(path: Path, stream: Any) -> Iterator[tuple[int, Record]]:
@@ -53,8 +62,9 @@ def _jsonl(path: Path, stream: Any) -> Iterator[tuple[int, Record]]:
             continue
         try:
             record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DatasetError(f"{path}:{number}: not JSON: {error.msg}") from error
+        except (ValueError, RecursionError) as error:
+            told = getattr(error, "msg", None) or str(error)
+            raise DatasetError(f"{path}:{number}: not JSON: {told}") from error
         if not isinstance(record, dict):
             raise DatasetError(f"{path}:{number}: a {type(record).__name__}, not an object")
         yield number, record

@@ -1,7 +1,7 @@
 """Loading features: the manifest, and the files that it names, as one checked whole."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from trivium.domain.manifest import (
     variant_version,
 )
 from trivium.errors import FieldFault, InvalidInput, ManifestError, NotFound, SchemaViolation
+from trivium.located_yaml import Fault, load_located
+from trivium.located_yaml import Path as Place
 
 log = structlog.get_logger()
 MANIFEST = "feature.yaml"
@@ -120,17 +122,15 @@ def find_feature(folder: Path, name: str) -> Feature:
 
 def load_feature(source: Path) -> Feature:
     """Loads one manifest and what it names; raises ManifestError with a line for every fault."""
-    text = source.read_text(encoding="utf-8")
+    try:
+        text = source.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ManifestError(f"{source}:{line}: not UTF-8") from error
     manifest = parse_manifest(text, str(source))
-    faults: list[str] = []
-
-    def fault(key: str, message: str) -> None:
-        faults.append(f"{source}:{_line_of(text, key)}: {key}: {message}")
-
-    if manifest.feature != source.parent.name:
-        fault("feature", f"{manifest.feature!r} stands in the folder {source.parent.name!r}")
+    faults: list[Fault] = []
     variants = {
-        name: _load_variant(name, spec, manifest, source.parent, fault)
+        name: _load_variant(name, spec, manifest, source.parent, faults)
         for name, spec in manifest.variants.items()
     }
     feature = Feature(
@@ -140,56 +140,76 @@ def load_feature(source: Path) -> Feature:
         jsonschema_rs.validator_for(manifest.input),
         jsonschema_rs.validator_for(manifest.output),
     )
-    if not (source.parent / manifest.evaluation.dataset).is_file():
-        fault("dataset", f"{source.parent / manifest.evaluation.dataset} is not there")
-    for found in _faults("example.input", feature.input_validator, manifest.example.input):
-        fault("example", f"{found.field}: {found.message}")
-    static = fill_static(manifest.static, manifest.example.input)
-    for found in _faults("static", feature.output_validator, static):
-        fault("static", f"does not match output: {found.field}: {found.message}")
-    if isinstance(manifest.variants[manifest.serve], PrecomputedVariant) and not manifest.example.entity_key:
-        fault("example", "needs an entity_key, because a precomputed variant is served")
+    faults += _check(feature)
     if faults:
-        raise ManifestError("\n".join(faults))
+        located = load_located(text)
+        placed = sorted((located.line_of(path), ".".join(map(str, path)), told) for path, told in faults)
+        raise ManifestError("\n".join(f"{source}:{line}: {path}: {told}" for line, path, told in placed))
     return feature
 
 
+def _check(feature: Feature) -> Iterator[Fault]:
+    """What a manifest alone does not show: its folder, its files, its example."""
+    manifest, folder = feature.manifest, feature.folder
+    if manifest.feature != folder.name:
+        yield ("feature",), f"{manifest.feature!r} stands in the folder {folder.name!r}"
+    if not (folder / manifest.evaluation.dataset).is_file():
+        yield ("evaluation", "dataset"), f"{folder / manifest.evaluation.dataset} is not there"
+    for found in _faults("example.input", feature.input_validator, manifest.example.input):
+        yield tuple(found.field.split(".")), found.message
+    last = len(manifest.fallback) - 1
+    static = fill_static(manifest.static, manifest.example.input)
+    for found in _faults("output", feature.output_validator, static):
+        yield ("fallback", last, "static"), f"does not match {found.field}: {found.message}"
+    if isinstance(manifest.variants[manifest.serve], PrecomputedVariant) and not manifest.example.entity_key:
+        yield ("example",), "needs an entity_key, because a precomputed variant is served"
+
+
 def _load_variant(
-    name: str, spec: Variant, manifest: Manifest, folder: Path, fault: Callable[[str, str], None]
+    name: str, spec: Variant, manifest: Manifest, folder: Path, faults: list[Fault]
 ) -> LoadedVariant:
-    content: dict[str, Any] = {"variant": spec.model_dump(mode="json"), "output": manifest.output}
+    here = ("variants", name)
+    # What a file says is content; where it lies is not.
+    parameters = spec.model_dump(mode="json", exclude={"prompt", "response_schema", "source"})
+    content: dict[str, Any] = {"variant": parameters, "output": manifest.output}
     prompt = None
     schema = None
     if isinstance(spec, ApiVariant):
-        prompt = _read(folder / spec.prompt, "prompt", fault)
+        prompt = _read(folder / spec.prompt, (*here, "prompt"), faults)
         schema = manifest.output
         if spec.response_schema:
-            schema = _read_schema(folder / spec.response_schema, fault)
+            schema = _read_schema(folder / spec.response_schema, (*here, "response_schema"), faults)
         content |= {"prompt": prompt, "response_schema": schema}
     if isinstance(spec, PrecomputedVariant) and spec.source and not (folder / spec.source).is_file():
-        fault("source", f"{folder / spec.source} is not there")
+        faults.append(((*here, "source"), f"{folder / spec.source} is not there"))
     return LoadedVariant(name, variant_version(content), spec, prompt, schema)
 
 
-def _read(path: Path, key: str, fault: Callable[[str, str], None]) -> str:
+def _read(path: Path, place: Place, faults: list[Fault]) -> str:
     try:
         return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        fault(key, f"{path} cannot be read: {error}")
-        return ""
+    except OSError as error:
+        faults.append((place, f"{path} cannot be read: {error.strerror}"))
+    except UnicodeDecodeError as error:
+        faults.append((place, f"{path} is not UTF-8 at byte {error.start}"))
+    return ""
 
 
-def _read_schema(path: Path, fault: Callable[[str, str], None]) -> dict[str, Any]:
+def _read_schema(path: Path, place: Place, faults: list[Fault]) -> dict[str, Any]:
+    known = len(faults)
+    text = _read(path, place, faults)
+    if len(faults) > known:
+        return {}
     try:
-        schema = json.loads(_read(path, "response_schema", fault) or "{}")
+        schema = json.loads(text)
     except json.JSONDecodeError as error:
-        fault("response_schema", f"{path}:{error.lineno}: not JSON: {error.msg}")
+        faults.append((place, f"{path}:{error.lineno}: not JSON: {error.msg}"))
         return {}
     if not isinstance(schema, dict):
-        fault("response_schema", f"{path} is not an object")
+        faults.append((place, f"{path} is not an object"))
         return {}
     if found := check_schema(schema):
-        fault("response_schema", f"{path}: {found}")
+        faults.append((place, f"{path}: {found}"))
     return schema
 
 
@@ -201,11 +221,3 @@ def _faults(root: str, validator: jsonschema_rs.Validator, given: Any) -> Iterat
 
 def _told(faults: Iterable[FieldFault]) -> str:
     return "; ".join(f"{fault.field}: {fault.message}" for fault in faults)
-
-
-def _line_of(text: str, key: str) -> int:
-    """The first line that has the key; 1 if none has."""
-    for number, line in enumerate(text.splitlines(), start=1):
-        if line.lstrip(" -{").startswith(f"{key}:") or f"{{{key}:" in line or f" {key}:" in line:
-            return number
-    return 1

@@ -18,6 +18,7 @@ async def at_most(seconds: float, call: Awaitable[T]) -> T:
         done, _ = await asyncio.wait({task}, timeout=seconds)
     except asyncio.CancelledError:
         task.cancel()
+        task.add_done_callback(_unheard)
         raise
     if done:
         return task.result()

@@ -63,12 +63,21 @@ class ChainResult:
     attempts: list[Attempt]
 
 
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """Leave to make one call; what it says of the target counts only while the breaker is as it was."""
+
+    epoch: int
+    probe: bool
+
+
 @dataclass(slots=True)
 class Breaker:
     """Opens when at least `ratio` of at least `min_samples` calls of the last `window_s` failed.
 
     After `cool_s` one probe is let through; its success closes the breaker, its failure opens it
-    again, for twice as long, up to `max_cool_s`.
+    again, for twice as long, up to `max_cool_s`. Calls that began before it opened or closed are not
+    counted when they end: a burst that fails together opens it once, a straggler closes nothing.
     """
 
     target: str
@@ -80,6 +89,7 @@ class Breaker:
     cool_s: float = 2.0
     max_cool_s: float = 30.0
     _calls: deque[tuple[float, bool]] = field(default_factory=deque)
+    _epoch: int = 0
     _open_until: float = 0.0
     _cooling_s: float = 0.0
     _probe_until: float = 0.0
@@ -91,29 +101,30 @@ class Breaker:
             return 0
         return 2 if self.clock() < self._open_until else 1
 
-    def admit(self) -> bool:
-        """Whether a call may be made now; half open, one at a time."""
+    def admit(self) -> Admission | None:
+        """Leave for a call now, or None; half open, for one at a time."""
         match self.state:
             case 0:
-                return True
+                return Admission(self._epoch, probe=False)
             case 2:
-                return False
+                return None
         if self.clock() < self._probe_until:
-            return False
+            return None
         self._probe_until = self.clock() + self.max_cool_s
         self.on_change(self.target, 1)
-        return True
+        return Admission(self._epoch, probe=True)
 
-    def record(self, ok: bool, retry_after_s: float | None = None) -> None:
+    def record(self, admission: Admission, ok: bool, retry_after_s: float | None = None) -> None:
         """Notes how a call ended; `retry_after_s` is what the target asked for."""
-        now = self.clock()
-        self._probe_until = 0.0
-        if self._cooling_s:
+        if admission.epoch != self._epoch:
+            return
+        if admission.probe:
             if ok:
                 self._close()
             else:
                 self._open(min(self._cooling_s * 2, self.max_cool_s), retry_after_s)
             return
+        now = self.clock()
         self._calls.append((now, ok))
         while self._calls and self._calls[0][0] < now - self.window_s:
             self._calls.popleft()
@@ -121,21 +132,27 @@ class Breaker:
         if len(self._calls) >= self.min_samples and failed >= self.ratio * len(self._calls):
             self._open(self.cool_s, retry_after_s)
 
-    def forget(self) -> None:
-        """Gives back a probe whose outcome says nothing of the target."""
-        self._probe_until = 0.0
+    def forget(self, admission: Admission) -> None:
+        """Gives back an admission whose call says nothing of the target."""
+        if admission.probe and admission.epoch == self._epoch:
+            self._probe_until = 0.0
 
     def _open(self, cool_s: float, retry_after_s: float | None) -> None:
         self._cooling_s = cool_s
         until = self.clock() + max(cool_s, min(retry_after_s or 0.0, self.max_cool_s))
         self._open_until = max(self._open_until, until)
-        self._calls.clear()
-        self.on_change(self.target, 2)
+        self._turn_over(2)
 
     def _close(self) -> None:
         self._cooling_s = 0.0
         self._open_until = 0.0
-        self.on_change(self.target, 0)
+        self._turn_over(0)
+
+    def _turn_over(self, state: int) -> None:
+        self._epoch += 1
+        self._probe_until = 0.0
+        self._calls.clear()
+        self.on_change(self.target, state)
 
 
 class Breakers:
@@ -217,10 +234,13 @@ async def _try_step(
     check: Callable[[dict[str, Any]], None],
     attempts: list[Attempt],
 ) -> StepAnswer | StepError:
+    error: StepError | None = None
     for tries_left in range(step.retries, -1, -1):
-        if not breaker.admit():
-            error: StepError = BreakerOpen(f"{step.target} failed too often lately")
-            attempts.append(_attempt(step, error.code, 0.0, error, None))
+        admission = breaker.admit()
+        if admission is None:
+            if error is None:
+                error = BreakerOpen(f"{step.target} failed too often lately")
+                attempts.append(_attempt(step, error.code, 0.0, error, None))
             return error
         started = budget.clock()
         answer = None
@@ -233,13 +253,13 @@ async def _try_step(
         except TimeoutError:
             error = StepTimeout(f"{step.target} did not answer within {left_s * 1000:.0f} ms")
         except BaseException:
-            breaker.forget()
+            breaker.forget(admission)
             raise
         else:
-            breaker.record(ok=True)
+            breaker.record(admission, ok=True)
             attempts.append(_attempt(step, "ok", budget.clock() - started, None, answer))
             return answer
-        breaker.record(ok=not error.counts, retry_after_s=error.retry_after_s)
+        breaker.record(admission, ok=not error.counts, retry_after_s=error.retry_after_s)
         attempts.append(_attempt(step, error.code, budget.clock() - started, error, answer))
         pause = _pause_s(step.retries - tries_left, error.retry_after_s)
         if not error.retryable or not tries_left or pause >= budget.left_s():

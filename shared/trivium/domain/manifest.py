@@ -7,15 +7,15 @@ from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 import jsonschema_rs
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator
 
 from trivium.errors import ManifestError
+from trivium.located_yaml import Fault, NotYaml, Path, load_located
 
 Pattern = Literal["api", "precomputed", "edge", "static"]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
-Path = tuple[str | int, ...]
 
+_ANSWERED = {"problem": "Is.", "data": "Is.", "acceptable_error_rate": 0.5, "when_wrong": "Is."}
 _UNANSWERED = re.compile(r"^\W*(tbd|todo|n/?a|none|unknown|\?+)?\W*$", re.IGNORECASE)
 _MODEL = r"^[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.:-]*)?$"
 
@@ -43,7 +43,7 @@ class Assessment(_Strict):
 class SuccessMetric(_Strict):
     """What the product watches."""
 
-    name: Name | Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+    name: str = Field(pattern=r"^[a-z][a-z0-9_-]*$")
     direction: Literal["up", "down"]
 
 
@@ -118,6 +118,15 @@ class StaticStep(_Strict):
     static: dict[str, Any]
 
 
+def _kind_of_step(value: Any) -> str:
+    return "static" if isinstance(value, dict | StaticStep) else "variant"
+
+
+FallbackStep = Annotated[
+    Annotated[str, Tag("variant")] | Annotated[StaticStep, Tag("static")], Discriminator(_kind_of_step)
+]
+
+
 class RolloutGates(_Strict):
     """Thresholds of the four metrics."""
 
@@ -173,7 +182,7 @@ class Manifest(_Strict):
     deadline_ms: int = Field(gt=0, le=60_000)
     variants: dict[Name, Variant] = Field(min_length=1)
     serve: str
-    fallback: list[str | StaticStep] = Field(min_length=1)
+    fallback: list[FallbackStep] = Field(min_length=1)
     rollout: Rollout
     evaluation: Evaluation
     budget: Budget
@@ -199,23 +208,29 @@ def parse_manifest(text: str, source: str) -> Manifest:
         ManifestError: `detail` has a line `source:line: field: what is wrong` for every fault.
     """
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = yaml.safe_load(text)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ManifestError(f"{source}:{line}: not YAML: {error.problem}") from error
-    lines: dict[Path, int] = {}
-    faults = list(_walk(root, (), lines)) if root else []
-    manifest = None
-    try:
-        manifest = Manifest.model_validate(data if data is not None else {})
-    except ValidationError as error:
-        faults += [(_path(e["loc"]), _message(e)) for e in error.errors()]
+        located = load_located(text)
+    except NotYaml as error:
+        raise ManifestError(f"{source}:{error.line}: not YAML: {error}") from error
+    data = {} if located.data is None else located.data
+    manifest, faults = _validate(data)
+    faults = [*located.duplicates, *faults]
+    if manifest is None and isinstance(data, dict):
+        # An unanswered question must not hide what else is wrong.
+        manifest, _ = _validate({**data, "assessment": _ANSWERED})
     if manifest:
         faults += _check(manifest)
     if manifest is None or faults:
-        raise ManifestError("\n".join(_located(source, lines, faults)))
+        placed = sorted((located.line_of(path), _shown(path), message) for path, message in faults)
+        raise ManifestError("\n".join(f"{source}:{line}: {path}: {told}" for line, path, told in placed))
     return manifest
+
+
+def _validate(data: Any) -> tuple[Manifest | None, list[Fault]]:
+    try:
+        return Manifest.model_validate(data), []
+    except ValidationError as error:
+        found = [(_path(e["loc"]), _message(e)) for e in error.errors()]
+        return None, [fault for n, fault in enumerate(found) if fault[0] not in {f[0] for f in found[:n]}]
 
 
 def manifest_schema() -> dict[str, Any]:
@@ -232,13 +247,11 @@ def variant_version(content: dict[str, Any]) -> str:
 def check_schema(schema: dict[str, Any]) -> str | None:
     """Says what is wrong with a JSON Schema, or None."""
     try:
+        jsonschema_rs.meta.validate(schema)
         jsonschema_rs.validator_for(schema)
     except (jsonschema_rs.ValidationError, ValueError) as error:
         return f"not a JSON Schema: {getattr(error, 'message', error)}"
     return None
-
-
-Fault = tuple[Path, str]
 
 
 def _check(manifest: Manifest) -> Iterator[Fault]:
@@ -269,13 +282,13 @@ def _check_chain(manifest: Manifest) -> Iterator[Fault]:
                 yield ("fallback", position), "static always answers, so it can only be the last step"
         elif step not in manifest.variants:
             yield ("fallback", position), f"{step!r} is not a variant; there are {known}"
-        elif step == manifest.serve:
-            yield ("fallback", position), f"{step!r} is served already; it would be tried twice"
+        elif step in (manifest.serve, *manifest.fallback[:position]):
+            yield ("fallback", position), f"{step!r} stands in the chain already; it would be tried twice"
 
 
 def _check_variant(manifest: Manifest, name: str, variant: Variant) -> Iterator[Fault]:
     here: Path = ("variants", name)
-    properties = manifest.input.get("properties", {})
+    properties = manifest.input.get("properties") or {}
     if isinstance(variant, EdgeVariant) and variant.text_field not in properties:
         yield (*here, "text_field"), f"{variant.text_field!r} is not a property of input"
     if isinstance(variant, ApiVariant):
@@ -288,38 +301,14 @@ def _check_variant(manifest: Manifest, name: str, variant: Variant) -> Iterator[
         yield (*here, "timeout_ms"), f"is over deadline_ms, {manifest.deadline_ms}"
 
 
-def _walk(node: yaml.Node, path: Path, lines: dict[Path, int]) -> Iterator[Fault]:
-    """Notes the line of every path; yields keys that stand twice."""
-    lines.setdefault(path, node.start_mark.line + 1)
-    if isinstance(node, yaml.MappingNode):
-        seen = set()
-        for key, value in node.value:
-            here = (*path, key.value)
-            lines[here] = key.start_mark.line + 1
-            if key.value in seen:
-                yield here, "stands twice"
-            seen.add(key.value)
-            yield from _walk(value, here, lines)
-    elif isinstance(node, yaml.SequenceNode):
-        for position, item in enumerate(node.value):
-            yield from _walk(item, (*path, position), lines)
-
-
-def _located(source: str, lines: dict[Path, int], faults: list[Fault]) -> Iterator[str]:
-    for line, path, message in sorted((_line(lines, path), path, message) for path, message in faults):
-        yield f"{source}:{line}: {'.'.join(map(str, path)) or 'manifest'}: {message}"
-
-
-def _line(lines: dict[Path, int], path: Path) -> int:
-    while path not in lines and path:
-        path = path[:-1]
-    return lines.get(path, 1)
-
-
 def _path(loc: Path) -> Path:
-    """Pydantic's location without the tags of its unions."""
-    tags = {"api", "edge", "precomputed", "str", "StaticStep"}
-    return tuple(part for depth, part in enumerate(loc) if not (part in tags and depth >= 2))
+    """Pydantic's location without what it adds for a union: the name of the member that it tried."""
+    in_union = len(loc) > 2 and loc[0] in ("variants", "fallback")
+    return (*loc[:2], *loc[3:]) if in_union else loc
+
+
+def _shown(path: Path) -> str:
+    return ".".join(map(str, path)) or "manifest"
 
 
 def _message(error: Any) -> str:
