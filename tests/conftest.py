@@ -8,6 +8,7 @@ import pytest
 
 from support.platform import RunningPlatform, free_offset
 from support.postgres import Postgres
+from support.unleash import Unleash, install, missing
 from trivium.store.engine import Database, migrate
 
 ROOT = Path(__file__).parents[1]
@@ -55,3 +56,14 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPlatfo
         yield running.start()
     finally:
         running.stop()
+
+
+@pytest.fixture(scope="session")
+def unleash(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Unleash]:
+    if lacking := missing():
+        if os.environ.get("CI"):
+            pytest.fail(lacking)
+        pytest.skip(lacking)
+    install()
+    with Unleash(postgres.new_database(), tmp_path_factory.mktemp("unleash")) as server:
+        yield server

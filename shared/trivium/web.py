@@ -24,6 +24,7 @@ from trivium.telemetry import RequestContext, configure_logging, instrument
 log = structlog.get_logger()
 PROBLEM_JSON = "application/problem+json"
 _HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
+DRAIN_FACTOR = 16  # bodies up to so many times the limit are read before they are refused
 Guard = Callable[[Request], Awaitable[None]]
 
 
@@ -140,8 +141,9 @@ class BodyLimit:
             return
         announced = next((v for k, v in scope["headers"] if k == b"content-length"), b"0")
         if announced.isdigit() and int(announced) > self.max_bytes:
-            refusal = self._refusal(Request(scope))
-            await refusal(scope, receive, send)
+            if int(announced) <= DRAIN_FACTOR * self.max_bytes:
+                await _drain(receive)
+            await self._refusal(Request(scope))(scope, receive, send)
             return
         taken = 0
 
@@ -158,6 +160,14 @@ class BodyLimit:
     def _refusal(self, request: Request) -> Response:
         detail = f"The body is over {self.max_bytes} bytes"
         return problem(request, TooLarge.status, TooLarge.code, TooLarge.title, detail)
+
+
+async def _drain(receive: Receive) -> None:
+    """Reads a body and forgets it: a caller that is still sending would not see the answer."""
+    while True:
+        message = await receive()
+        if message["type"] != "http.request" or not message.get("more_body"):
+            return
 
 
 def add_middleware(app: FastAPI, settings: Settings) -> None:
