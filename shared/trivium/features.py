@@ -17,6 +17,7 @@ from trivium.domain.manifest import (
     Variant,
     check_schema,
     parse_manifest,
+    validator_of,
     variant_version,
 )
 from trivium.errors import FieldFault, InvalidInput, ManifestError, NotFound, SchemaViolation
@@ -137,8 +138,8 @@ def load_feature(source: Path) -> Feature:
         manifest,
         source.parent,
         variants,
-        jsonschema_rs.validator_for(manifest.input),
-        jsonschema_rs.validator_for(manifest.output),
+        validator_of(manifest.input),
+        validator_of(manifest.output),
     )
     faults += _check(feature)
     if faults:
@@ -192,6 +193,8 @@ def _read(path: Path, place: Place, faults: list[Fault]) -> str:
         faults.append((place, f"{path} cannot be read: {error.strerror}"))
     except UnicodeDecodeError as error:
         faults.append((place, f"{path} is not UTF-8 at byte {error.start}"))
+    except ValueError:
+        faults.append((place, "is not a path"))
     return ""
 
 

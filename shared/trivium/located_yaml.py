@@ -21,6 +21,13 @@ class NotYaml(ValueError):
 class _PlainLoader(yaml.SafeLoader):
     """Without timestamps: what JSON does not have, a manifest has as text."""
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """As the parent, with the line of a value that Python cannot hold."""
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, OverflowError) as error:
+            raise NotYaml(node.start_mark.line + 1, str(error)) from error
+
 
 _PlainLoader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
@@ -74,6 +81,8 @@ def _walk(
     if isinstance(node, yaml.MappingNode):
         seen = set()
         for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise NotYaml(key.start_mark.line + 1, "a key must be a word, not a list or a mapping")
             here = (*path, str(key.value))
             lines[here] = key.start_mark.line + 1
             if key.value in seen:

@@ -7,11 +7,15 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
+class TookTooLong(Exception):
+    """A call did not end in time; not a TimeoutError, which the call itself may raise."""
+
+
 async def at_most(seconds: float, call: Awaitable[T]) -> T:
     """The call's result, if it comes in time; waits not a moment for the clean-up of one that does not.
 
     Raises:
-        TimeoutError: it did not come. The call is cancelled, and what it still raises is not heard.
+        TookTooLong: it did not come. The call is cancelled, and what it still raises is not heard.
     """
     task = asyncio.ensure_future(call)
     try:
@@ -24,7 +28,7 @@ async def at_most(seconds: float, call: Awaitable[T]) -> T:
         return task.result()
     task.cancel()
     task.add_done_callback(_unheard)
-    raise TimeoutError
+    raise TookTooLong
 
 
 def _unheard(task: "asyncio.Future[Any]") -> None:

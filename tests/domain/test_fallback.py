@@ -640,8 +640,21 @@ async def test_a_breaker_is_per_target() -> None:
 
 async def test_a_timeout_counts_against_its_target() -> None:
     breakers = _breakers(HandClock(), min_samples=1)
-    await _run(_step(_silent), ms=30, breakers=breakers)
+    await _run(_step(_silent), ms=120, breakers=breakers)
     assert breakers.of("first").state == 2
+
+
+async def test_a_deadline_that_nobody_can_meet_tells_nothing_of_the_target() -> None:
+    breakers = _breakers(HandClock(), min_samples=1)
+    for _ in range(3):
+        result = await _run(_step(_silent), ms=1, breakers=breakers)
+        assert result.fallback_reason == "timeout"
+    assert breakers.of("first").state == 0
+
+
+async def test_a_timeout_that_the_step_itself_raises_is_a_programming_error() -> None:
+    with pytest.raises(TimeoutError):
+        await _run(_step(_script(TimeoutError("the system's own"))))
 
 
 @pytest.mark.parametrize(

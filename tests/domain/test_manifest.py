@@ -573,3 +573,8 @@ def test_a_version_is_twelve_hex_digits_of_the_content_whatever_its_order() -> N
     assert version == variant_version({"b": {"d": [1, 2], "c": "é"}, "a": 1})
     assert version != variant_version({"a": 1, "b": {"c": "é", "d": [2, 1]}})
     assert version != variant_version({"a": "1", "b": {"c": "é", "d": [1, 2]}})
+
+
+@pytest.mark.parametrize("reference", ["http://127.0.0.1:9/schema.json", "file:///etc/hostname"])
+def test_a_schema_looks_nothing_up_outside_itself(reference: str) -> None:
+    assert "leads out of the schema" in str(check_schema({"type": "object", "$ref": reference}))

@@ -16,11 +16,13 @@ from typing import Any, Literal
 
 from trivium.domain.inference import Attempt, Question, ServedBy, StepAnswer, Usage
 from trivium.errors import BreakerOpen, StepError, StepTimeout
-from trivium.waiting import at_most
+from trivium.waiting import TookTooLong, at_most
 
 STATIC: Literal["static"] = "static"
 _SENTENCE_END = re.compile(r"(?<=[.!?…])\s+|\n+")
 _FIRST_SENTENCE_MAX = 280
+# A caller may set a deadline that nobody can meet; a timeout sooner than this tells nothing of the target.
+MIN_TELLING_S = 0.1
 
 Clock = Callable[[], float]
 
@@ -244,13 +246,13 @@ async def _try_step(
             return error
         started = budget.clock()
         answer = None
+        left_s = budget.left_s()
         try:
-            left_s = budget.left_s()
             answer = await at_most(left_s, step.ask(question, left_s))
             check(answer.output)
         except StepError as failure:
             error = failure
-        except TimeoutError:
+        except TookTooLong:
             error = StepTimeout(f"{step.target} did not answer within {left_s * 1000:.0f} ms")
         except BaseException:
             breaker.forget(admission)
@@ -259,7 +261,10 @@ async def _try_step(
             breaker.record(admission, ok=True)
             attempts.append(_attempt(step, "ok", budget.clock() - started, None, answer))
             return answer
-        breaker.record(admission, ok=not error.counts, retry_after_s=error.retry_after_s)
+        if isinstance(error, StepTimeout) and left_s < MIN_TELLING_S:
+            breaker.forget(admission)
+        else:
+            breaker.record(admission, ok=not error.counts, retry_after_s=error.retry_after_s)
         attempts.append(_attempt(step, error.code, budget.clock() - started, error, answer))
         pause = _pause_s(step.retries - tries_left, error.retry_after_s)
         if not error.retryable or not tries_left or pause >= budget.left_s():

@@ -244,11 +244,20 @@ def variant_version(content: dict[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
+def validator_of(schema: dict[str, Any]) -> jsonschema_rs.Validator:
+    """A validator that looks nothing up outside the schema itself."""
+    return jsonschema_rs.validator_for(schema, retriever=_refuse_to_retrieve)
+
+
+def _refuse_to_retrieve(uri: str) -> Any:
+    raise ValueError(f"$ref {uri!r} leads out of the schema")
+
+
 def check_schema(schema: dict[str, Any]) -> str | None:
     """Says what is wrong with a JSON Schema, or None."""
     try:
         jsonschema_rs.meta.validate(schema)
-        jsonschema_rs.validator_for(schema)
+        validator_of(schema)
     except (jsonschema_rs.ValidationError, ValueError) as error:
         return f"not a JSON Schema: {getattr(error, 'message', error)}"
     return None
@@ -268,6 +277,8 @@ def _check(manifest: Manifest) -> Iterator[Fault]:
     for metric, gate in manifest.evaluation.gates.items():
         if gate.min is None and gate.max is None:
             yield ("evaluation", "gates", metric), "give min, max or both"
+        elif gate.min is not None and gate.max is not None and gate.min > gate.max:
+            yield ("evaluation", "gates", metric), f"min {gate.min} is over max {gate.max}"
 
 
 def _check_chain(manifest: Manifest) -> Iterator[Fault]:

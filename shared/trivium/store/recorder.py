@@ -19,7 +19,7 @@ from trivium.store.feedback import FeedbackRepository
 from trivium.store.inferences import InferenceRepository, rows_of
 from trivium.store.journal import Journal, Record, read_segment
 from trivium.telemetry import run_in_background
-from trivium.waiting import at_most
+from trivium.waiting import TookTooLong, at_most
 
 log = structlog.get_logger()
 FLUSH_S = 0.2
@@ -73,7 +73,7 @@ class Recorder:
         """
         try:
             return await at_most(FEEDBACK_S, self._feedback.add(event)), True
-        except (Unavailable, TimeoutError):
+        except (Unavailable, TookTooLong):
             record = {"feedback": asdict(event)}
             self._journal.append(record, durable=True)
             return event, False
