@@ -2,7 +2,7 @@
 
 import hmac
 from base64 import b64decode
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from math import ceil
 from typing import Any
 
@@ -13,6 +13,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -125,6 +126,52 @@ def service_key_guard(settings: Settings) -> Guard:
             raise Unauthenticated("This service takes the service key (TRIVIUM_SERVICE_KEY)")
 
     return guard
+
+
+class StrictRequest(Request):
+    """A request whose JSON has no NaN, no lone surrogates and no nesting beyond reason."""
+
+    async def json(self) -> Any:
+        """The body; raises JSONDecodeError."""
+        return orjson.loads(await self.body())
+
+
+class StrictRoute(APIRoute):
+    """A route that reads its body strictly, and refuses null characters: PostgreSQL cannot store them."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """FastAPI's handler, given a strict request."""
+        handle = super().get_route_handler()
+
+        async def strict(request: Request) -> Response:
+            own = StrictRequest(request.scope, request.receive)
+            if b"\\u0000" in await own.body():
+                _refuse_nulls(await own.body())
+            return await handle(own)
+
+        return strict
+
+
+def _refuse_nulls(raw: bytes) -> None:
+    try:
+        fields = list(_with_null(orjson.loads(raw), "body"))
+    except orjson.JSONDecodeError:
+        return  # told by who parses it
+    faults = tuple(FieldFault(field, "holds a null character (\\u0000)") for field in fields)
+    if faults:
+        raise InvalidRequest("; ".join(f"{f.field} {f.message}" for f in faults), errors=faults)
+
+
+def _with_null(value: Any, path: str) -> Iterator[str]:
+    if isinstance(value, str) and "\0" in value:
+        yield path
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _with_null(key, f"{path} (a key)")
+            yield from _with_null(item, f"{path}.{key}")
+    elif isinstance(value, list):
+        for position, item in enumerate(value):
+            yield from _with_null(item, f"{path}.{position}")
 
 
 class BodyLimit:

@@ -170,3 +170,23 @@ def test_a_request_id_runs_from_the_caller_to_the_log(platform: RunningPlatform)
     (line,) = [x for x in lines if x.get("request_id") == request_id]
     assert line["inference_id"] == answer.body["inference_id"]
     assert "hello" not in json.dumps(line)
+
+
+@pytest.mark.parametrize(
+    ("raw", "code"),
+    [
+        (b'{"input": {"text": "a\\u0000b"}, "subject": {"id": "u"}}', "invalid_request"),
+        (b'{"input": {}, "entity_key": "\\u0000", "subject": {"id": "u"}}', "invalid_request"),
+        (b'{"input": {"text": "\\ud800"}, "subject": {"id": "u"}}', "malformed_body"),
+        (b'{"input": {"text": "\xff"}, "subject": {"id": "u"}}', "malformed_body"),
+        (b'{"input": {"text": NaN}, "subject": {"id": "u"}}', "malformed_body"),
+        (b'{"input": ' + b"[" * 100_000, "malformed_body"),
+        (b'{"input": {"text": ' + b"9" * 400 + b'}, "subject": {"id": "u"}}', "malformed_body"),
+    ],
+    ids=["null", "null in the key", "surrogate", "not UTF-8", "NaN", "depth", "digits"],
+)
+def test_what_no_store_can_hold_is_refused(platform: RunningPlatform, raw: bytes, code: str) -> None:
+    for feature in ("ticket-triage", "similar-tickets"):
+        answer = platform.call(f"/v1/features/{feature}/infer", raw=raw)
+        assert answer.status in (400, 422)
+        assert answer.body["code"] == code

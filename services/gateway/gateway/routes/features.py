@@ -12,8 +12,9 @@ from trivium.domain.inference import Question, Subject
 from trivium.features import Feature
 from trivium.store.inferences import rows_of
 from trivium.store.keys import Key
+from trivium.web import StrictRoute
 
-router = APIRouter(prefix="/v1/features", tags=["features"], responses=PROBLEMS)
+router = APIRouter(prefix="/v1/features", tags=["features"], responses=PROBLEMS, route_class=StrictRoute)
 Infer = Annotated[Key, Depends(scope("infer"))]
 
 

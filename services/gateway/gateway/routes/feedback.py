@@ -16,8 +16,9 @@ from trivium.errors import InvalidRequest, NotFound, SchemaViolation, Unavailabl
 from trivium.metrics import FEEDBACK
 from trivium.store.keys import Key
 from trivium.telemetry import new_id
+from trivium.web import StrictRoute
 
-router = APIRouter(prefix="/v1/feedback", tags=["feedback"], responses=PROBLEMS)
+router = APIRouter(prefix="/v1/feedback", tags=["feedback"], responses=PROBLEMS, route_class=StrictRoute)
 _CLOCK_SKEW_S = 300
 
 

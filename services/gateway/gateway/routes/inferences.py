@@ -10,8 +10,9 @@ from gateway.routes.problems import PROBLEMS
 from gateway.state import State, scope
 from trivium.errors import NotFound
 from trivium.store.keys import Key
+from trivium.web import StrictRoute
 
-router = APIRouter(prefix="/v1/inferences", tags=["inferences"], responses=PROBLEMS)
+router = APIRouter(prefix="/v1/inferences", tags=["inferences"], responses=PROBLEMS, route_class=StrictRoute)
 
 
 class ServedByOut(BaseModel):
