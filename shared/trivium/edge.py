@@ -59,7 +59,7 @@ class EdgeClient:
             raise ConnectionFailed(f"edge model: {type(error).__name__}: {error}") from error
         if response.status != 200:
             _refuse(response.status, response.headers.get("Retry-After"), raw)
-        return _prediction(raw, len(texts))
+        return _prediction(raw, len(texts), outputs)
 
 
 def _refuse(status: int, retry_after: str | None, raw: bytes) -> None:
@@ -72,20 +72,22 @@ def _refuse(status: int, retry_after: str | None, raw: bytes) -> None:
         raise Overloaded(detail, retry_after_s=seconds_of(retry_after))
     if status == 504:
         raise StepTimeout(detail)
-    if status in (400, 413, 422):
+    if status in (400, 401, 403, 404, 413, 422):
         raise RequestRefused(detail)
     raise ProviderError(detail)
 
 
-def _prediction(raw: bytes, rows: int) -> Prediction:
+def _prediction(raw: bytes, rows: int, asked: list[str]) -> Prediction:
     try:
         answer = orjson.loads(raw)
         outputs = {o["name"]: _rows(o["data"], o["shape"]) for o in answer["outputs"]}
         model = f"{answer['model_name']}/{answer['model_version']}"
-    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+    except (orjson.JSONDecodeError, KeyError, IndexError, TypeError, ValueError) as error:
         raise ProviderError("edge model answered with something else than a prediction") from error
-    if any(len(values) != rows for values in outputs.values()):
-        raise ProviderError("edge model answered for another number of texts")
+    if outputs.keys() != set(asked) or any(len(values) != rows for values in outputs.values()):
+        raise ProviderError("edge model answered something else than it was asked")
+    if any(value is None for values in outputs.values() for value in values):
+        raise ProviderError("edge model answered with a number that is none")
     return Prediction(model, outputs)
 
 

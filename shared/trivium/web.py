@@ -1,8 +1,11 @@
 """What the HTTP services have in common: errors on the wire, keys, limits, the server."""
 
+import asyncio
 import hmac
+import re
 from base64 import b64decode
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import suppress
 from math import ceil
 from typing import Any
 
@@ -16,6 +19,7 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from trivium.errors import FieldFault, InvalidRequest, MalformedBody, TooLarge, TriviumError, Unauthenticated
@@ -25,6 +29,10 @@ from trivium.telemetry import RequestContext, configure_logging, instrument
 log = structlog.get_logger()
 PROBLEM_JSON = "application/problem+json"
 _HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
+DRAIN_S = 2.0
+MAX_DEPTH = 100
+_STRINGS = re.compile(rb'"(?:[^"\\\\]|\\\\.)*"', re.DOTALL)
+_BRACKETS = re.compile(rb"[\[\]{}]")
 DRAIN_FACTOR = 16  # bodies up to so many times the limit are read before they are refused
 Guard = Callable[[Request], Awaitable[None]]
 
@@ -96,7 +104,9 @@ def answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> Response:
-        log.error("unexpected_error", exc_info=error)
+        # Outside the middleware that binds it, so the id is named here.
+        request_id = request.scope.get("state", {}).get("request_id")
+        log.error("unexpected_error", exc_info=error, request_id=request_id)
         return problem(request, 500, "internal", "Internal error", "Logged under this request id.")
 
 
@@ -145,14 +155,22 @@ class StrictRoute(APIRoute):
 
         async def strict(request: Request) -> Response:
             own = StrictRequest(request.scope, request.receive)
-            if b"\\u0000" in await own.body():
-                _refuse_nulls(await own.body())
+            try:
+                raw = await own.body()
+            except ClientDisconnect:
+                return Response(status_code=400)  # nobody hears it
+            _refuse_unstorable(raw)
             return await handle(own)
 
         return strict
 
 
-def _refuse_nulls(raw: bytes) -> None:
+def _refuse_unstorable(raw: bytes) -> None:
+    # Brackets within strings count too: no honest body comes near the limit.
+    if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _depth(raw) > MAX_DEPTH:
+        raise MalformedBody(f"The body is nested more than {MAX_DEPTH} levels deep")
+    if b"\\u0000" not in raw:
+        return
     try:
         fields = list(_with_null(orjson.loads(raw), "body"))
     except orjson.JSONDecodeError:
@@ -160,6 +178,15 @@ def _refuse_nulls(raw: bytes) -> None:
     faults = tuple(FieldFault(field, "holds a null character (\\u0000)") for field in fields)
     if faults:
         raise InvalidRequest("; ".join(f"{f.field} {f.message}" for f in faults), errors=faults)
+
+
+def _depth(raw: bytes) -> int:
+    """The deepest nesting of brackets outside strings."""
+    depth = deepest = 0
+    for bracket in _BRACKETS.findall(_STRINGS.sub(b"", raw)):
+        depth += 1 if bracket in b"[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def _with_null(value: Any, path: str) -> Iterator[str]:
@@ -189,7 +216,9 @@ class BodyLimit:
         announced = next((v for k, v in scope["headers"] if k == b"content-length"), b"0")
         if announced.isdigit() and int(announced) > self.max_bytes:
             if int(announced) <= DRAIN_FACTOR * self.max_bytes:
-                await _drain(receive)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(DRAIN_S):
+                        await _drain(receive)
             await self._refusal(Request(scope))(scope, receive, send)
             return
         taken = 0

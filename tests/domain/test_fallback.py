@@ -2,7 +2,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -647,9 +647,20 @@ async def test_a_timeout_counts_against_its_target() -> None:
 async def test_a_deadline_that_nobody_can_meet_tells_nothing_of_the_target() -> None:
     breakers = _breakers(HandClock(), min_samples=1)
     for _ in range(3):
-        result = await _run(_step(_silent), ms=1, breakers=breakers)
+        result = await _run(replace(_step(_silent), granted_s=1.0), ms=1, breakers=breakers)
         assert result.fallback_reason == "timeout"
     assert breakers.of("first").state == 0
+
+
+async def test_a_caller_in_a_hurry_is_not_the_probe() -> None:
+    clock = HandClock()
+    breakers = _breakers(clock, min_samples=1, cool_s=2.0)
+    await _run(_step(_script(Overloaded("busy"))), breakers=breakers)
+    clock.now += 2.1
+    hurried = await _run(replace(_step(_script(_answer())), granted_s=1.0), ms=100, breakers=breakers)
+    assert hurried.fallback_reason == "breaker_open"
+    patient = await _run(replace(_step(_script(_answer())), granted_s=1.0), breakers=breakers)
+    assert patient.served_by.step == "first"
 
 
 async def test_a_timeout_that_the_step_itself_raises_is_a_programming_error() -> None:

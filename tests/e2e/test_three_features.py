@@ -181,9 +181,19 @@ def test_a_request_id_runs_from_the_caller_to_the_log(platform: RunningPlatform)
         (b'{"input": {"text": "\xff"}, "subject": {"id": "u"}}', "malformed_body"),
         (b'{"input": {"text": NaN}, "subject": {"id": "u"}}', "malformed_body"),
         (b'{"input": ' + b"[" * 100_000, "malformed_body"),
+        (b'{"input": {"text": ' + b"[" * 300 + b"]" * 300 + b'}, "subject": {"id": "u"}}', "malformed_body"),
         (b'{"input": {"text": ' + b"9" * 400 + b'}, "subject": {"id": "u"}}', "malformed_body"),
     ],
-    ids=["null", "null in the key", "surrogate", "not UTF-8", "NaN", "depth", "digits"],
+    ids=[
+        "null",
+        "null in the key",
+        "surrogate",
+        "not UTF-8",
+        "NaN",
+        "depth",
+        "depth that can be read",
+        "digits",
+    ],
 )
 def test_what_no_store_can_hold_is_refused(platform: RunningPlatform, raw: bytes, code: str) -> None:
     for feature in ("ticket-triage", "similar-tickets"):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from edge_model.batching import Runner
-from edge_model.card import Card
+from edge_model.card import Card, write_card
 from edge_model.cpus import granted_cpus
 from edge_model.registry import Registry
 from edge_model.runtime import Model
@@ -122,6 +122,14 @@ def test_an_artefact_of_another_shape_is_refused_by_the_canary(copy: Path) -> No
     wrong = card.model_copy(update={"labels": card.labels[:-1]})
     (copy / "model.json").write_text(wrong.model_dump_json())
     with pytest.raises(ConfigurationError, match="the card says"):
+        Model(copy)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "tokenizer.json"])
+def test_garbage_with_the_right_checksum_is_refused_and_named(copy: Path, name: str) -> None:
+    (copy / name).write_bytes(b"{}")
+    write_card(copy, Card.model_validate_json((copy / "model.json").read_bytes()))
+    with pytest.raises(ConfigurationError, match="does not run"):
         Model(copy)
 
 

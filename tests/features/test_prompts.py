@@ -1,7 +1,6 @@
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pytest
 
 from trivium.errors import ManifestError
@@ -59,7 +58,7 @@ def test_a_heading_of_another_kind_is_text_of_its_turn() -> None:
 def test_a_variable_that_is_absent_is_an_error_and_not_an_empty_string(
     text: str, given: dict[str, Any]
 ) -> None:
-    with pytest.raises(jinja2.UndefinedError):
+    with pytest.raises(ManifestError):
         _render(f"## user\n{text}", **given)
 
 
@@ -77,12 +76,12 @@ def test_a_variable_that_is_absent_is_an_error_and_not_an_empty_string(
     ],
 )
 def test_a_prompt_cannot_leave_the_sandbox(escape: str) -> None:
-    with pytest.raises((jinja2.exceptions.SecurityError, jinja2.UndefinedError)):
+    with pytest.raises((ManifestError, ManifestError)):
         _render(f"## user\n{escape}", text="hello")
 
 
 def test_a_prompt_cannot_read_files_or_fill_the_memory() -> None:
-    with pytest.raises((TypeError, jinja2.TemplateError)):
+    with pytest.raises((TypeError, ManifestError)):
         _render("## user\n{% include '/etc/hostname' %}")
     with pytest.raises(OverflowError):
         _render("## user\n{{ range(1000000000) | list }}")
@@ -91,7 +90,7 @@ def test_a_prompt_cannot_read_files_or_fill_the_memory() -> None:
 def test_a_prompt_cannot_change_the_input_that_it_shows() -> None:
     given = {"tags": ["a"], "ticket": {"id": 1}}
     for change in ("{{ tags.append('b') }}", "{{ ticket.update(id=2) }}"):
-        with pytest.raises(jinja2.exceptions.SecurityError):
+        with pytest.raises(ManifestError):
             Prompt(f"## user\n{change}", "prompt.md").render(given)
     assert given == {"tags": ["a"], "ticket": {"id": 1}}
 

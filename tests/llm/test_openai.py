@@ -129,6 +129,24 @@ async def test_what_a_rejected_answer_cost_is_kept() -> None:
     assert caught.value.usage == Usage(9, 3, 4)
 
 
+@pytest.mark.parametrize(
+    "usage",
+    [
+        [1],
+        "many",
+        {"prompt_tokens": "x", "completion_tokens": 1},
+        {"prompt_tokens": -1, "completion_tokens": 1},
+        {"prompt_tokens": 10**30, "completion_tokens": 1},
+        {"prompt_tokens": 1, "completion_tokens": 1, "prompt_tokens_details": [1]},
+        {"prompt_tokens": 1, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 2}},
+    ],
+)
+async def test_a_usage_that_cannot_be_true_is_unknown_and_costs_nobody_the_answer(usage: object) -> None:
+    async with provider(http(200, completion("stop") | {"usage": usage})) as odd:
+        made = await odd.complete(REQUEST, 1)
+    assert (made.text, made.usage) == ("hello", None)
+
+
 async def test_a_closed_port_is_a_failed_connection() -> None:
     server = await asyncio.start_server(lambda r, w: None, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]

@@ -1,6 +1,7 @@
 """The edge model service: the Open Inference Protocol over REST."""
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,13 +18,14 @@ from edge_model.batching import Runner
 from edge_model.cpus import granted_cpus
 from edge_model.registry import Registry
 from edge_model.settings import EdgeSettings
-from trivium.errors import TriviumError, Unavailable
+from trivium.errors import InvalidRequest, TriviumError, Unavailable
 from trivium.metrics import EDGE_LATENCY
 from trivium.web import add_documents, add_metrics, add_middleware, service_key_guard
 
 log = structlog.get_logger()
 DEADLINE_HEADER = "X-Deadline-Ms"
 DEFAULT_DEADLINE_MS = 10_000.0
+MAX_DEADLINE_MS = 600_000.0
 PROTOCOL_STATUS = {422: 400}
 
 
@@ -155,7 +157,11 @@ def _answer_errors(app: FastAPI) -> None:
 
 
 def _deadline_s(request: Request) -> float:
+    told = request.headers.get(DEADLINE_HEADER, str(DEFAULT_DEADLINE_MS))
     try:
-        return float(request.headers.get(DEADLINE_HEADER, DEFAULT_DEADLINE_MS)) / 1000
+        milliseconds = float(told)
     except ValueError:
-        return DEFAULT_DEADLINE_MS / 1000
+        milliseconds = math.nan
+    if not 0 <= milliseconds <= MAX_DEADLINE_MS:
+        raise InvalidRequest(f"{DEADLINE_HEADER}: {told!r}; milliseconds from 0 to {MAX_DEADLINE_MS:.0f}")
+    return milliseconds / 1000

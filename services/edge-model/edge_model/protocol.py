@@ -102,7 +102,7 @@ def _texts(request: InferRequest, max_texts: int) -> list[str]:
     data = [item for row in text.data for item in (row if isinstance(row, list) else [row])]
     if not all(isinstance(item, str) for item in data):
         raise InvalidRequest("inputs.text.data: every item must be a string")
-    if int(np.prod(text.shape)) != len(data) or not data or min(text.shape) < 0:
+    if not text.shape or not data or min(text.shape) < 1 or int(np.prod(text.shape)) != len(data):
         raise InvalidRequest(f"inputs.text.shape: {text.shape} for {len(data)} texts")
     if len(data) > max_texts:
         raise InvalidRequest(f"inputs.text: {len(data)} texts, at most {max_texts} at once")

@@ -36,9 +36,6 @@ class Model:
             ConfigurationError: a file is missing, is not what the card says, or answers nonsense.
         """
         self.card = _read_card(folder)
-        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self._tokenizer.enable_truncation(self.card.max_tokens)
-        self._tokenizer.no_padding()
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
@@ -46,11 +43,14 @@ class Model:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
         try:
+            self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+            self._tokenizer.enable_truncation(self.card.max_tokens)
+            self._tokenizer.no_padding()
             self._session = ort.InferenceSession(
                 str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"]
             )
             self._canary()
-        except (RuntimeError, ValueError) as error:
+        except Exception as error:
             raise ConfigurationError(f"{folder}: the model does not run: {error}") from error
 
     def lengths(self, texts: list[str]) -> list[int]:
@@ -71,6 +71,8 @@ class Model:
         shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
         probabilities = shifted / shifted.sum(axis=1, keepdims=True)
         best = probabilities.argmax(axis=1)
+        if len(self.card.labels) != logits.shape[1]:
+            raise ValueError(f"{logits.shape[1]} logits, the card says {len(self.card.labels)} labels")
         return Outputs(
             [self.card.labels[position] for position in best],
             probabilities.max(axis=1),

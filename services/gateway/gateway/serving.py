@@ -1,7 +1,7 @@
 """From a question to its answer: arm, chain, price, record. The one way that every door leads to."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -14,9 +14,9 @@ from trivium.domain.inference import Arm, Attempt, Inference, Question, ServedBy
 from trivium.domain.manifest import ApiVariant, EdgeVariant, PrecomputedVariant
 from trivium.domain.rollout import Flags, choose_arm, choose_variant
 from trivium.edge import EdgeClient
-from trivium.errors import ConfigurationError, FieldFault, InvalidRequest
+from trivium.errors import BreakerOpen, ConfigurationError, FieldFault, InvalidRequest
 from trivium.features import Catalogue, Feature, LoadedVariant
-from trivium.llm.prices import price_of
+from trivium.llm.prices import vendor_cost_usd
 from trivium.llm.provider import Provider
 from trivium.metrics import (
     ATTEMPTS,
@@ -130,7 +130,9 @@ class Serving:
                 f"{feature.name} serves {served}, but none of its providers is configured "
                 f"(there are {', '.join(self._backends.providers)}); set its key, or serve another variant"
             )
-        return [*steps, static_step(feature.manifest.static)]
+        share_s = feature.manifest.deadline_ms / 1000 / len(steps)
+        granted = [replace(step, granted_s=min(share_s, step.timeout_s or share_s)) for step in steps]
+        return [*granted, static_step(feature.manifest.static)]
 
     def _steps(self, feature: Feature, variant: LoadedVariant) -> list[Step]:
         """One step a model; models of providers that are not configured are left out."""
@@ -143,10 +145,15 @@ class Serving:
         if isinstance(spec, PrecomputedVariant):
             stored = PrecomputedStep(feature.name, variant.version, spec, back.results)
             return [Step(by, "store", stored, timeout_s=timeout_s)]
-        return self._api_steps(variant, spec, by, timeout_s)
+        return self._api_steps(feature, variant, spec, by, timeout_s)
 
     def _api_steps(
-        self, variant: LoadedVariant, spec: ApiVariant, by: ServedBy, timeout_s: float | None
+        self,
+        feature: Feature,
+        variant: LoadedVariant,
+        spec: ApiVariant,
+        by: ServedBy,
+        timeout_s: float | None,
     ) -> list[Step]:
         steps = []
         for target in spec.models:
@@ -156,18 +163,21 @@ class Serving:
                 log.warning("provider_not_configured", variant=variant.name, model=target)
                 continue
             ask = ApiStep(variant, provider, model)
+            ask.render(feature.manifest.example.input)  # a prompt that cannot be filled fails here
             steps.append(Step(by, target, ask, retries=spec.retries, timeout_s=timeout_s))
         return steps
 
     def _price(self, feature: str, attempt: Attempt) -> None:
         """Sets what an attempt cost: nothing without tokens, None where the price is unknown."""
         by, usage = attempt.served_by, attempt.usage
+        vendor, _, model = attempt.target.partition("/")
+        local = by.pattern != "api" or vendor == "local"
         if usage is None:
-            attempt.cost_usd = 0.0
+            # What a vendor billed for an attempt that told no usage is not known, unless it was not asked.
+            attempt.cost_usd = 0.0 if local or attempt.outcome == BreakerOpen.code else None
         else:
-            vendor, _, model = attempt.target.partition("/")
-            price = self._backends.local_price if vendor == "local" else price_of(vendor, model)
-            attempt.cost_usd = cost_usd(usage, price)
+            price = self._backends.local_price
+            attempt.cost_usd = cost_usd(usage, price) if local else vendor_cost_usd(vendor, model, usage)
             for kind in ("input", "cached_input", "output"):
                 TOKENS.labels(feature, by.variant, attempt.target, kind).inc(getattr(usage, kind))
             if attempt.cost_usd is None:
@@ -193,8 +203,8 @@ def _count(made: Inference) -> None:
         tried = attempt.served_by
         name = tried.variant or tried.step
         ATTEMPTS.labels(made.feature, name, tried.pattern, attempt.target, attempt.outcome).inc()
-        if attempt.outcome != "ok":
-            FALLBACKS.labels(made.feature, name, tried.pattern, attempt.outcome).inc()
+    for tried, reason in _passed_over(made):
+        FALLBACKS.labels(made.feature, tried.variant or tried.step, tried.pattern, reason).inc()
     log.info(
         "inference",
         inference_id=made.id,
@@ -205,3 +215,11 @@ def _count(made: Inference) -> None:
         reason=made.fallback_reason,
         latency_ms=round(made.latency_ms, 2),
     )
+
+
+def _passed_over(made: Inference) -> list[tuple[ServedBy, str]]:
+    """Each target that did not answer, once, with its last reason; a retry that helped is none."""
+    last: dict[str, Attempt] = {}
+    for attempt in made.attempts:
+        last[attempt.target] = attempt
+    return [(tried.served_by, tried.outcome) for tried in last.values() if tried.outcome != "ok"]

@@ -18,17 +18,21 @@ app = typer.Typer(help="API keys: shown once, stored hashed.", no_args_is_help=T
 
 
 def _repository() -> "KeyRepository":
-    from trivium.store.engine import Database
+    from trivium.store.engine import Database, migrate
     from trivium.store.keys import KeyRepository
 
-    return KeyRepository(Database(StoreSettings().resolved_database_url))
+    database = Database(StoreSettings().resolved_database_url)
+    asyncio.run(migrate(database))
+    return KeyRepository(database)
 
 
 @app.command("create")
 def create(
     name: Annotated[str, typer.Argument(help="Who it is for.")],
     scopes: Annotated[str, typer.Option(help="Some of infer,feedback,admin.")] = "infer,feedback",
-    days: Annotated[float | None, typer.Option(help="Expires after so many days.", min=0.001)] = None,
+    days: Annotated[
+        float | None, typer.Option(help="Expires after so many days.", min=0.001, max=36_500)
+    ] = None,
 ) -> None:
     """Makes a key and prints its secret, which is not shown again."""
     wanted = [scope.strip() for scope in scopes.split(",") if scope.strip()]

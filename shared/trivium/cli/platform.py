@@ -58,7 +58,7 @@ class Platform:
             TriviumError: something is missing or taken; the message names the setting to change.
         """
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, self._stopped.set)
         catalogue = load_catalogue(self._settings.features_dir)
         with self._own_state_dir():

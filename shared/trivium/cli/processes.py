@@ -14,6 +14,7 @@ from typing import IO
 
 import psutil
 from rich.console import Console
+from rich.markup import escape
 
 from trivium.errors import ConfigurationError
 
@@ -134,7 +135,7 @@ class Child:
                 await self._spawn()
                 await self._until_ready()
             except ConfigurationError as error:
-                self.console.print(f"  [red]![/] {error.detail}", markup=True)
+                self.console.print(f"  [red]![/] {escape(error.detail)}")
                 if self.process.returncode is None:
                     self.process.kill()
             except OSError as error:
@@ -164,7 +165,6 @@ class ProcessFile:
         """Ends what an earlier supervisor left behind."""
         orphans = [process for entry in self._read() if (process := _alive(entry))]
         for process in orphans:
-            console.print(f"  ends process {process.pid} ({process.name()}) of a start that was killed")
             with contextlib.suppress(psutil.Error):
                 process.terminate()
         _, left = psutil.wait_procs(orphans, timeout=5)
@@ -172,6 +172,9 @@ class ProcessFile:
             with contextlib.suppress(psutil.Error):
                 process.kill()
         psutil.wait_procs(left, timeout=5)
+        if orphans:
+            pids = ", ".join(str(process.pid) for process in orphans)
+            console.print(f"  ended the processes {pids} of a start that was killed")
 
     def _read(self) -> list[dict[str, float]]:
         try:

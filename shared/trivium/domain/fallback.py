@@ -21,8 +21,9 @@ from trivium.waiting import TookTooLong, at_most
 STATIC: Literal["static"] = "static"
 _SENTENCE_END = re.compile(r"(?<=[.!?…])\s+|\n+")
 _FIRST_SENTENCE_MAX = 280
-# A caller may set a deadline that nobody can meet; a timeout sooner than this tells nothing of the target.
-MIN_TELLING_S = 0.1
+# A caller may set a deadline that nobody can meet: a timeout tells of the target only if it had nearly
+# the time that the manifest grants, and only such a call may be the probe.
+TELLING_SHARE = 0.9
 
 Clock = Callable[[], float]
 
@@ -53,6 +54,8 @@ class Step:
     ask: Callable[[Question, float], Awaitable[StepAnswer]]
     retries: int = 0
     timeout_s: float | None = None
+    granted_s: float = 0.0
+    """Seconds that the manifest's own deadline leaves this step."""
 
 
 @dataclass(slots=True)
@@ -103,14 +106,14 @@ class Breaker:
             return 0
         return 2 if self.clock() < self._open_until else 1
 
-    def admit(self) -> Admission | None:
-        """Leave for a call now, or None; half open, for one at a time."""
+    def admit(self, may_probe: bool = True) -> Admission | None:
+        """Leave for a call now, or None; half open, for one at a time that has the time to probe."""
         match self.state:
             case 0:
                 return Admission(self._epoch, probe=False)
             case 2:
                 return None
-        if self.clock() < self._probe_until:
+        if not may_probe or self.clock() < self._probe_until:
             return None
         self._probe_until = self.clock() + self.max_cool_s
         self.on_change(self.target, 1)
@@ -238,7 +241,8 @@ async def _try_step(
 ) -> StepAnswer | StepError:
     error: StepError | None = None
     for tries_left in range(step.retries, -1, -1):
-        admission = breaker.admit()
+        telling = budget.left_s() >= TELLING_SHARE * step.granted_s
+        admission = breaker.admit(may_probe=telling)
         if admission is None:
             if error is None:
                 error = BreakerOpen(f"{step.target} failed too often lately")
@@ -261,7 +265,7 @@ async def _try_step(
             breaker.record(admission, ok=True)
             attempts.append(_attempt(step, "ok", budget.clock() - started, None, answer))
             return answer
-        if isinstance(error, StepTimeout) and left_s < MIN_TELLING_S:
+        if isinstance(error, StepTimeout) and not telling:
             breaker.forget(admission)
         else:
             breaker.record(admission, ok=not error.counts, retry_after_s=error.retry_after_s)

@@ -21,7 +21,7 @@ _MODEL = r"^[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.:-]*)?$"
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Assessment(_Strict):
@@ -272,6 +272,10 @@ def _check(manifest: Manifest) -> Iterator[Fault]:
             yield (name,), fault
         elif schema.get("type") != "object":
             yield (name,), "must be a schema of type: object"
+    for field in _inputs_of(manifest.static) if isinstance(manifest.fallback[-1], StaticStep) else ():
+        if not isinstance(field, str) or field not in (manifest.input.get("properties") or {}):
+            place: Path = ("fallback", len(manifest.fallback) - 1, "static")
+            yield place, f"$input: {field!r} is not a property of input"
     for name, variant in manifest.variants.items():
         yield from _check_variant(manifest, name, variant)
     for metric, gate in manifest.evaluation.gates.items():
@@ -279,6 +283,15 @@ def _check(manifest: Manifest) -> Iterator[Fault]:
             yield ("evaluation", "gates", metric), "give min, max or both"
         elif gate.min is not None and gate.max is not None and gate.min > gate.max:
             yield ("evaluation", "gates", metric), f"min {gate.min} is over max {gate.max}"
+
+
+def _inputs_of(template: Any) -> Iterator[Any]:
+    """What a static output takes from the input."""
+    if isinstance(template, dict) and "$input" in template:
+        yield template["$input"]
+    elif isinstance(template, dict | list):
+        for item in template.values() if isinstance(template, dict) else template:
+            yield from _inputs_of(item)
 
 
 def _check_chain(manifest: Manifest) -> Iterator[Fault]:

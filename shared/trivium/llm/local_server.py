@@ -36,7 +36,7 @@ def main() -> None:
     params = CommonParams()
     params.model.path = str(weights())
     params.model_alias = {MODEL}
-    params.hostname = settings.host
+    params.hostname = "127.0.0.1"  # it has no key
     params.port = settings.port_of("llm")
     params.n_ctx = 4096
     params.n_parallel = 2

@@ -19,6 +19,8 @@ from trivium.http import seconds_of
 from trivium.llm.provider import Completion, CompletionRequest, with_usage
 
 _CONNECT_S = 2.0
+MAX_MODEL_CHARS = 128  # what the ledger holds
+MAX_TOKENS = 2**31 - 1
 
 
 class OpenAIProvider:
@@ -69,7 +71,7 @@ class OpenAIProvider:
             choice = answer["choices"][0]
             text, finish = choice["message"]["content"], choice["finish_reason"]
             usage = _usage(answer.get("usage"))
-        except (orjson.JSONDecodeError, KeyError, IndexError, TypeError) as error:
+        except (orjson.JSONDecodeError, KeyError, IndexError, TypeError, AttributeError) as error:
             raise ProviderError(f"{self.name} answered with something else than a completion") from error
         if finish == "length":
             raise with_usage(ProviderError(f"{self.name} was cut at the token limit"), usage)
@@ -78,7 +80,7 @@ class OpenAIProvider:
             raise with_usage(RequestRefused(f"{self.name} declined: {refusal}"), usage)
         if finish != "stop":
             raise with_usage(ProviderError(f"{self.name} ended with {finish!r}"), usage)
-        return Completion(text, str(answer.get("model") or ""), usage)
+        return Completion(text, str(answer.get("model") or "")[:MAX_MODEL_CHARS], usage)
 
     def _refusal(self, status: int, retry_after: str | None, body: bytes) -> StepError:
         detail = f"{self.name} answered {status}: {_message(body)}"
@@ -92,15 +94,19 @@ class OpenAIProvider:
         return RequestRefused(detail)
 
 
-def _usage(raw: dict[str, Any] | None) -> Usage | None:
-    if not raw:
+def _usage(raw: Any) -> Usage | None:
+    """The usage, or None for one that cannot be true: nonsense there costs nobody the answer."""
+    try:
+        details = raw.get("prompt_tokens_details") or {}
+        usage = Usage(
+            input=int(raw["prompt_tokens"]),
+            output=int(raw["completion_tokens"]),
+            cached_input=int(details.get("cached_tokens") or 0),
+        )
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
         return None
-    details = raw.get("prompt_tokens_details") or {}
-    return Usage(
-        input=int(raw["prompt_tokens"]),
-        output=int(raw["completion_tokens"]),
-        cached_input=int(details.get("cached_tokens") or 0),
-    )
+    plausible = 0 <= usage.cached_input <= usage.input <= MAX_TOKENS and 0 <= usage.output <= MAX_TOKENS
+    return usage if plausible else None
 
 
 def _message(body: bytes) -> str:

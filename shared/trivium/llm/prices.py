@@ -1,23 +1,17 @@
-"""Prices of models, from the offline table of `genai-prices`."""
+"""What an attempt costs, from the offline table of `genai-prices`."""
 
-from functools import lru_cache
+from genai_prices import Usage as PricedUsage
+from genai_prices import calc_price
 
-from genai_prices import Usage, calc_price
-
-from trivium.domain.cost import Price
-
-_MILLION = 1_000_000
+from trivium.domain.inference import Usage
 
 
-@lru_cache(maxsize=1024)
-def price_of(provider: str, model: str) -> Price | None:
-    """USD for a million tokens, or None for a model that the table does not know."""
+def vendor_cost_usd(vendor: str, model: str, usage: Usage) -> float | None:
+    """USD of one call, with the tiers that depend on its size; None for a model that is not known."""
+    spent = PricedUsage(
+        input_tokens=usage.input, output_tokens=usage.output, cache_read_tokens=usage.cached_input
+    )
     try:
-        fresh = calc_price(Usage(input_tokens=_MILLION), model, provider_id=provider)
-        cached = calc_price(
-            Usage(input_tokens=_MILLION, cache_read_tokens=_MILLION), model, provider_id=provider
-        )
-        output = calc_price(Usage(output_tokens=_MILLION), model, provider_id=provider)
+        return float(calc_price(spent, model, provider_id=vendor).total_price)
     except LookupError:
         return None
-    return Price(float(fresh.total_price), float(output.total_price), float(cached.total_price))

@@ -22,6 +22,7 @@ class Prompt:
     """
 
     def __init__(self, text: str, source: str) -> None:
+        self._source = source
         parts = _HEADING.split(text)
         if parts[0].strip() or len(parts) < 3:
             raise ManifestError(f"{source}:1: a prompt starts with '## system' or '## user'")
@@ -37,5 +38,12 @@ class Prompt:
                 raise ManifestError(f"{source}: {error}") from error
 
     def render(self, given: dict[str, Any]) -> list[Message]:
-        """Fills the input's fields in; one that is absent is an error, not an empty string."""
-        return [Message(role, template.render(given)) for role, template in self._turns]
+        """Fills the input's fields in.
+
+        Raises:
+            ManifestError: the prompt names a field that is absent, or does what a sandbox forbids.
+        """
+        try:
+            return [Message(role, template.render(given)) for role, template in self._turns]
+        except TemplateError as error:
+            raise ManifestError(f"{self._source}: {error}") from error

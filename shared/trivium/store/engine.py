@@ -85,11 +85,14 @@ class Database:
     def _make_engine(self, pool_size: int) -> AsyncEngine:
         if self.is_sqlite:
             Path(self.url.database or "").parent.mkdir(parents=True, exist_ok=True)
-            engine = create_async_engine(self.url, pool_size=pool_size, connect_args={"timeout": 5})
+            engine = create_async_engine(
+                self.url, pool_size=pool_size, hide_parameters=True, connect_args={"timeout": 5}
+            )
             event.listen(engine.sync_engine, "connect", _set_sqlite_pragmas)
             return engine
         return create_async_engine(
             self.url,
+            hide_parameters=True,
             pool_size=pool_size,
             max_overflow=pool_size,
             pool_timeout=CONNECT_S,

@@ -33,7 +33,7 @@ class FeedbackRepository:
             )
             row = dict((await connection.execute(statement)).mappings().one())
         stored = Feedback(**{**row, "kind": Kind(row["kind"])})
-        if not stored.same_event(event):
+        if stored.id != event.id and not stored.same_event(event):
             raise Conflict(
                 f"Idempotency-Key {event.idempotency_key!r} was used for another event, {stored.id}"
             )

@@ -9,12 +9,21 @@ import structlog
 
 from batch_worker.jobs.neighbours import EMBED, NeighboursJob
 from trivium.domain.manifest import PrecomputedVariant
-from trivium.errors import ConfigurationError, StepError, TriviumError
+from trivium.errors import (
+    ConfigurationError,
+    ConnectionFailed,
+    Overloaded,
+    StepTimeout,
+    TriviumError,
+    Unavailable,
+)
 from trivium.features import Catalogue
 from trivium.metrics import CHUNKS, RESULTS_STORED
 from trivium.store.precompute import Claim, PrecomputeRepository
 
 log = structlog.get_logger()
+# What a chunk needs is away for now: no fault of the chunk's, so it is not counted.
+AWAY = (ConnectionFailed, Overloaded, StepTimeout, Unavailable)
 
 
 class ChunkWorker:
@@ -46,7 +55,7 @@ class ChunkWorker:
         except TriviumError as error:
             log.warning("chunk_failed", chunk=chunk_id, code=error.code, detail=error.detail)
             CHUNKS.labels(claim.feature, "failed").inc()
-            if isinstance(error, StepError) and error.retryable:
+            if isinstance(error, AWAY):
                 await self._pause_and_hand_back(claim)
             else:
                 await self._ledger.fail(claim, f"{error.code}: {error.detail}")
@@ -77,9 +86,10 @@ class ChunkWorker:
         return variant.spec
 
     async def _pause_and_hand_back(self, claim: Claim) -> None:
-        """What the chunk needs is away for now: that is no fault of the chunk's."""
+        """Gives what is away a moment. With the database away, the lease ends by itself."""
         await asyncio.sleep(1.0)
-        await self._ledger.hand_back(claim)
+        with suppress(Unavailable):
+            await self._ledger.hand_back(claim)
 
     @asynccontextmanager
     async def _heartbeat(self, claim: Claim) -> AsyncIterator[None]:

@@ -1,13 +1,15 @@
 """Pattern `api`: a foundation model, called in the request."""
 
+from typing import Any
+
 import orjson
 
 from trivium.domain.inference import Question, StepAnswer
 from trivium.domain.manifest import ApiVariant
-from trivium.errors import SchemaViolation
+from trivium.errors import ManifestError, RequestRefused, SchemaViolation
 from trivium.features import LoadedVariant
 from trivium.llm.prompts import Prompt
-from trivium.llm.provider import CompletionRequest, Provider, with_usage
+from trivium.llm.provider import CompletionRequest, Message, Provider, with_usage
 
 
 class ApiStep:
@@ -21,11 +23,18 @@ class ApiStep:
         self._provider = provider
         self._model = model
 
+    def render(self, given: dict[str, Any]) -> list[Message]:
+        """The prompt for an input; raises RequestRefused if it names a field that the input lacks."""
+        try:
+            return self._prompt.render(given)
+        except ManifestError as error:
+            raise RequestRefused(error.detail) from error
+
     async def __call__(self, question: Question, seconds: float) -> StepAnswer:
         """Asks the model; its text must be a JSON object."""
         request = CompletionRequest(
             model=self._model,
-            messages=self._prompt.render(question.input),
+            messages=self.render(question.input),
             schema=self._schema,
             temperature=self._spec.temperature,
             max_output_tokens=self._spec.max_output_tokens,
@@ -36,6 +45,9 @@ class ApiStep:
         except orjson.JSONDecodeError as error:
             violation = SchemaViolation(f"{self._model} did not answer in JSON: {error}")
             raise with_usage(violation, completion.usage) from error
+        if "\0" in completion.text or "\\u0000" in completion.text:
+            violation = SchemaViolation(f"{self._model} answered with a null character")
+            raise with_usage(violation, completion.usage)
         if not isinstance(output, dict):
             violation = SchemaViolation(f"{self._model} answered with {type(output).__name__}")
             raise with_usage(violation, completion.usage)
