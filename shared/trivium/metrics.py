@@ -11,7 +11,7 @@ _SERVED = ("feature", "variant", "pattern", "outcome")
 
 INFERENCES = Counter(
     "trivium_inferences_total",
-    "Answers; outcome is ok, degraded (a fallback answered), control or error.",
+    "Answers; outcome is ok, degraded (a fallback answered) or control.",
     _SERVED,
 )
 INFERENCE_LATENCY = Histogram(
@@ -54,7 +54,9 @@ RESULTS_STORED = Counter(
     "trivium_results_stored_total", "Pre-computed results written.", ("feature", "variant")
 )
 CHUNKS = Counter(
-    "trivium_chunks_total", "Chunks worked on, by outcome: done, failed, lost.", ("feature", "outcome")
+    "trivium_chunks_total",
+    "Chunks worked on, by outcome: done, failed, handed_back, lost.",
+    ("feature", "outcome"),
 )
 EDGE_ITEMS = Counter("trivium_edge_items_total", "Texts run through a model.", ("model", "version"))
 EDGE_REFUSED = Counter(

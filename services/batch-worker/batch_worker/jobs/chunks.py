@@ -54,8 +54,9 @@ class ChunkWorker:
             raise
         except TriviumError as error:
             log.warning("chunk_failed", chunk=chunk_id, code=error.code, detail=error.detail)
-            CHUNKS.labels(claim.feature, "failed").inc()
-            if isinstance(error, AWAY):
+            away = isinstance(error, AWAY)
+            CHUNKS.labels(claim.feature, "handed_back" if away else "failed").inc()
+            if away:
                 await self._pause_and_hand_back(claim)
             else:
                 await self._ledger.fail(claim, f"{error.code}: {error.detail}")
