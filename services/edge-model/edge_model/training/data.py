@@ -1,11 +1,14 @@
 """Labelled messages: reading, and a stratified hold-out that training never sees."""
 
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
 from trivium.datasets import read_records
+from trivium.errors import DatasetError
+
+MIN_PER_LABEL = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +31,19 @@ def read_examples(path: Path, text_field: str, label_field: str) -> list[Example
     """Reads a CSV or JSONL file of labelled messages, each text once.
 
     Raises:
-        DatasetError: naming the line and the field that is missing or empty.
+        DatasetError: naming the line and the field that is missing or empty, or the label that has too
+            few messages to train on and to hold one back.
     """
     seen: dict[str, Example] = {}
     for record in read_records(path, required=(text_field, label_field)):
         text = " ".join(str(record[text_field]).split())
         seen.setdefault(text.casefold(), Example(text, str(record[label_field])))
+    counts = Counter(example.label for example in seen.values())
+    if len(counts) < 2:
+        raise DatasetError(f"{path}: {len(counts)} labels in {len(seen)} messages; at least two are needed")
+    for label, count in counts.items():
+        if count < MIN_PER_LABEL:
+            raise DatasetError(f"{path}: {count} messages of {label!r}; at least {MIN_PER_LABEL} are needed")
     return list(seen.values())
 
 
