@@ -13,9 +13,7 @@ from trivium.errors import (
     RequestRefused,
     StepTimeout,
 )
-from trivium.http import seconds_of
-
-DEADLINE_HEADER = "X-Deadline-Ms"
+from trivium.http import DEADLINE_HEADER, seconds_of
 
 
 @dataclass(frozen=True, slots=True)

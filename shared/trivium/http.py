@@ -1,4 +1,7 @@
-"""What the HTTP clients share."""
+"""What HTTP clients and services share."""
+
+DEADLINE_HEADER = "X-Deadline-Ms"
+"""Milliseconds that a call to the edge model has left."""
 
 
 def seconds_of(retry_after: str | None) -> float | None:

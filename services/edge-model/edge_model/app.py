@@ -19,11 +19,11 @@ from edge_model.cpus import granted_cpus
 from edge_model.registry import Registry
 from edge_model.settings import EdgeSettings
 from trivium.errors import InvalidRequest, TriviumError, Unavailable
+from trivium.http import DEADLINE_HEADER
 from trivium.metrics import EDGE_LATENCY
 from trivium.web import add_documents, add_metrics, add_middleware, service_key_guard
 
 log = structlog.get_logger()
-DEADLINE_HEADER = "X-Deadline-Ms"
 DEFAULT_DEADLINE_MS = 10_000.0
 MAX_DEADLINE_MS = 600_000.0
 PROTOCOL_STATUS = {422: 400}

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 CHUNK = 128
 POLL_S = 0.2
 STILL_S = 60.0
-PHASES = ("embed", "compare")
 
 
 def precompute(
@@ -36,7 +35,7 @@ def precompute(
 async def start_run(database: "Database", feature: Feature, variant: LoadedVariant) -> str:
     """Stores a run over the archive as it is now; the worker finds it. Returns its id."""
     from trivium.store.archive import ArchiveRepository
-    from trivium.store.precompute import PrecomputeRepository
+    from trivium.store.precompute import PHASES, PrecomputeRepository
 
     assert isinstance(variant.spec, PrecomputedVariant)
     keys = await ArchiveRepository(database).keys(variant.spec.archive)

@@ -46,7 +46,6 @@ class Child:
     console: Console
     on_change: Callable[[], None]
     process: asyncio.subprocess.Process | None = None
-    stopping: bool = False
     _keeper: asyncio.Task[None] | None = field(default=None)
 
     async def start(self) -> None:
@@ -64,7 +63,6 @@ class Child:
 
     async def stop(self) -> None:
         """SIGTERM, then SIGKILL to whatever is left of the process's group."""
-        self.stopping = True
         if self._keeper:
             self._keeper.cancel()
             with contextlib.suppress(asyncio.CancelledError):

@@ -23,6 +23,9 @@ from trivium.telemetry import new_id
 
 Row = dict[str, Any]
 MAX_FAILURES = 3
+# Of a run over neighbours: embed every record, then compare all.
+EMBED, COMPARE = "embed", "compare"
+PHASES = (EMBED, COMPARE)
 
 
 @dataclass(frozen=True, slots=True)

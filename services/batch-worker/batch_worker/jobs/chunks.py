@@ -7,7 +7,7 @@ from typing import Any
 
 import structlog
 
-from batch_worker.jobs.neighbours import EMBED, NeighboursJob
+from batch_worker.jobs.neighbours import NeighboursJob
 from trivium.domain.manifest import PrecomputedVariant
 from trivium.errors import (
     ConfigurationError,
@@ -19,7 +19,7 @@ from trivium.errors import (
 )
 from trivium.features import Catalogue
 from trivium.metrics import CHUNKS, RESULTS_STORED
-from trivium.store.precompute import Claim, PrecomputeRepository
+from trivium.store.precompute import EMBED, Claim, PrecomputeRepository
 
 log = structlog.get_logger()
 # What a chunk needs is away for now: no fault of the chunk's, so it is not counted.
@@ -61,6 +61,8 @@ class ChunkWorker:
             else:
                 await self._ledger.fail(claim, f"{error.code}: {error.detail}")
         except Exception as error:
+            # A programming error: it is counted against the chunk, and not swallowed.
+            CHUNKS.labels(claim.feature, "failed").inc()
             await self._ledger.fail(claim, f"unexpected: {type(error).__name__}")
             raise
         else:

@@ -17,8 +17,6 @@ Row = dict[str, Any]
 Floats = NDArray[np.float32]
 TEXTS_A_CALL = 64
 CALL_S = 30.0
-EMBED, COMPARE = "embed", "compare"
-PHASES = (EMBED, COMPARE)
 
 
 @dataclass(frozen=True, slots=True)
