@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint lock docs train bench-start bench-patterns clean
+.PHONY: help setup run test lint lock docs proto train load-test soak bench-start bench-patterns bench-edge bench-batching bench-peers clean
 
 help: ## List every target
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,22 +19,32 @@ lint: setup ## Format the code and fix what can be fixed
 
 lock: setup ## Pin every dependency but the trainer's, with hashes
 	@.venv/bin/uv pip compile pyproject.toml --universal --generate-hashes --no-annotate --quiet \
-		--extra gateway --extra batch-worker --extra edge-model --extra local --extra dev \
+		--extra gateway --extra batch-worker --extra edge-model --extra local --extra load --extra dev \
 		--custom-compile-command "make lock" --output-file requirements.lock
 
 docs: setup ## Write the generated parts of docs/ from the code
 	@.venv/bin/python scripts/reference.py
 
+proto: setup ## Write the gRPC messages from the protocol's definition
+	@.venv/bin/python -m grpc_tools.protoc -Iservices/edge-model/edge_model/doors \
+		--python_out=services/edge-model/edge_model/doors --pyi_out=services/edge-model/edge_model/doors \
+		open_inference.proto
+
 DATA ?= train.csv
 LABEL ?= label
-VERSION ?= 2
+VERSION ?=
 CREDIT ?=
-train: ## Fine-tune ticket-triage: make train DATA=file.csv LABEL=category VERSION=2
-	@test -d .venv-train || python3 -m venv .venv-train
-	@.venv-train/bin/python -m pip install --quiet uv 'torch==2.13.*'
-	@.venv-train/bin/uv pip install --quiet --python .venv-train/bin/python --editable '.[train]'
-	@.venv-train/bin/python -m edge_model.training $(DATA) --name ticket-triage --version $(VERSION) \
-		--label-field $(LABEL) --credit "$(CREDIT)"
+train: setup ## Fine-tune ticket-triage: make train DATA=file.csv LABEL=category
+	@scripts/setup-trainer .venv-train
+	@.venv-train/bin/trivium train ticket-triage --data $(DATA) --label-field $(LABEL) \
+		--credit "$(CREDIT)" $(if $(VERSION),--version $(VERSION))
+
+ARGS ?=
+load-test: setup ## Find the edge model's knee: make load-test ARGS="--url … --model …", or one of its own
+	@.venv/bin/python scripts/load_test.py $(ARGS)
+
+soak: setup ## 200,000 requests of mixed lengths; memory must stay flat
+	@.venv/bin/python scripts/soak.py $(ARGS)
 
 bench-start: ## Time the first and later starts, from a fresh clone with empty caches
 	@scripts/bench-start
@@ -42,5 +52,14 @@ bench-start: ## Time the first and later starts, from a fresh clone with empty c
 bench-patterns: setup ## Time the three patterns on the running platform
 	@.venv/bin/python scripts/bench_patterns.py
 
+bench-edge: setup ## The edge model beside its peers that are installed, and the bare loop
+	@.venv/bin/python scripts/bench_edge.py $(ARGS)
+
+bench-batching: setup ## What batching gains on this CPU, and what it does to the answers
+	@.venv/bin/python scripts/bench_batching.py $(ARGS)
+
+bench-peers: setup ## Install MLServer, a transformers service and infinity for bench-edge
+	@scripts/setup-peers
+
 clean: ## Remove the environments and caches; the state in .trivium stays
-	@rm -rf .venv .venv-train .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	@rm -rf .venv .venv-train .venv-peers .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,11 +1,13 @@
 """Real parts that several tests share."""
 
 import os
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
+from support.edge import RunningEdge, running_edge
 from support.platform import RunningPlatform, free_offset
 from support.postgres import Postgres
 from support.unleash import Unleash, install, missing
@@ -56,6 +58,27 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPlatfo
         yield running.start()
     finally:
         running.stop()
+
+
+@pytest.fixture(scope="session")
+def artefact(root: Path) -> Path:
+    """The folder of the shipped version."""
+    (folder,) = (root / "models" / "ticket-triage").iterdir()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def edge(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningEdge]:
+    """A service on the shipped registry, one for the session."""
+    with running_edge(root / "models", tmp_path_factory.mktemp("edge") / "log") as running:
+        yield running
+
+
+@pytest.fixture
+def registry(artefact: Path, tmp_path: Path) -> Path:
+    """A registry of one's own, with the shipped version in it."""
+    shutil.copytree(artefact, tmp_path / "models" / "ticket-triage" / artefact.name)
+    return tmp_path / "models"
 
 
 @pytest.fixture(scope="session")

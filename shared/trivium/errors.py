@@ -22,6 +22,7 @@ TriviumError                      500  internal
     ├── RequestRefused            502  refused            the provider says the request is invalid
     ├── SchemaViolation           502  schema_violation
     ├── LowConfidence             502  low_confidence
+    ├── OutOfScope                502  out_of_scope
     ├── BreakerOpen               503  breaker_open
     ├── BudgetExhausted           429  budget_exhausted
     ├── ResultMissing             404  result_missing
@@ -235,6 +236,13 @@ class LowConfidence(StepError):
 
     code = "low_confidence"
     title = "Low confidence"
+
+
+class OutOfScope(StepError):
+    """The input is unlike everything that the model was trained on."""
+
+    code = "out_of_scope"
+    title = "Out of scope"
 
 
 class BreakerOpen(StepError):

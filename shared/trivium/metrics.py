@@ -59,14 +59,25 @@ CHUNKS = Counter(
     ("feature", "outcome"),
 )
 EDGE_ITEMS = Counter("trivium_edge_items_total", "Texts run through a model.", ("model", "version"))
-EDGE_REFUSED = Counter(
-    "trivium_edge_refused_total", "Requests refused: overloaded or past the deadline.", ("reason",)
-)
 EDGE_LATENCY = Histogram(
     "trivium_edge_latency_seconds",
     "From a request's arrival at the edge model to its answer.",
     ("model", "version"),
     buckets=LATENCY_BUCKETS_S,
 )
+EDGE_REQUESTS = Counter(
+    "trivium_edge_requests_total",
+    "Inference requests by door (rest, grpc) and status; left: the caller went away.",
+    ("door", "status"),
+)
+EDGE_BATCH = Histogram(
+    "trivium_edge_batch_rows", "Rows that ran together.", ("model", "version"), buckets=(1, 2, 3, 4, 6, 8)
+)
+EDGE_COST_RATIO = Gauge(
+    "trivium_edge_cost_ratio",
+    "Milliseconds of the latest runs over those of the calibration at start.",
+    ("model", "version"),
+)
+EDGE_WAIT = Gauge("trivium_edge_wait_seconds", "Predicted wait of a request that came now.")
 EDGE_SLOTS = Gauge("trivium_edge_slots", "Concurrent runs that the granted CPUs allow.")
 MODEL_READY = Gauge("trivium_model_ready", "1 for a model that serves.", ("model", "version"))

@@ -38,6 +38,7 @@ class Settings(BaseSettings):
     )
     gateway_port: int = Field(8080, ge=1, le=65_535, description="Port of the gateway.")
     edge_port: int = Field(8081, ge=1, le=65_535, description="Port of the edge model.")
+    edge_grpc_port: int = Field(8082, ge=1, le=65_535, description="Port of the edge model's gRPC.")
     llm_port: int = Field(8083, ge=1, le=65_535, description="Port of the self-hosted model.")
     worker_port: int = Field(8084, ge=1, le=65_535, description="Port of the batch worker.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
@@ -58,7 +59,7 @@ class Settings(BaseSettings):
         return self
 
     def port_of(self, service: str) -> int:
-        """The port of gateway, edge, llm or worker, with the offset added."""
+        """The port of gateway, edge, edge_grpc, llm or worker, with the offset added."""
         port: int = getattr(self, f"{service}_port")
         return port + self.port_offset
 

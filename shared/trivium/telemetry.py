@@ -65,11 +65,13 @@ def new_id() -> str:
     return str(uuid7())
 
 
-class RequestContext:
-    """Gives every request an id, in its logs and in the answer's `X-Request-Id`.
+def request_id_of(sent: bytes) -> str:
+    """The id that a caller sent, if it is up to 128 letters, digits or `._:-`; else a new one."""
+    return sent.decode() if _ACCEPTABLE_ID.fullmatch(sent) else new_id()
 
-    An id that the caller sends is kept if it is up to 128 letters, digits or `._:-`.
-    """
+
+class RequestContext:
+    """Gives every request an id, in its logs and in the answer's `X-Request-Id`."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -80,7 +82,7 @@ class RequestContext:
             await self.app(scope, receive, send)
             return
         sent = next((v for k, v in scope["headers"] if k == REQUEST_ID_HEADER.encode()), b"")
-        request_id = sent.decode() if _ACCEPTABLE_ID.fullmatch(sent) else new_id()
+        request_id = request_id_of(sent)
         scope.setdefault("state", {})["request_id"] = request_id
 
         async def send_with_id(message: Message) -> None:

@@ -201,12 +201,25 @@ def _with_null(value: Any, path: str) -> Iterator[str]:
             yield from _with_null(item, f"{path}.{position}")
 
 
-class BodyLimit:
-    """Refuses bodies over a size, announced or streamed, with 413."""
+def _problem_too_large(request: Request, error: TooLarge) -> Response:
+    return problem(request, error.status, error.code, error.title, error.detail)
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+
+class BodyLimit:
+    """Refuses bodies over a size, announced or streamed, with 413.
+
+    `refuse` gives the answer its shape; of a streamed body TooLarge is raised where it is read.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        max_bytes: int,
+        refuse: Callable[[Request, TooLarge], Response] = _problem_too_large,
+    ) -> None:
         self.app = app
         self.max_bytes = max_bytes
+        self.refuse = refuse
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI entry."""
@@ -219,7 +232,7 @@ class BodyLimit:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(DRAIN_S):
                         await _drain(receive)
-            await self._refusal(Request(scope))(scope, receive, send)
+            await self.refuse(Request(scope), self._too_large())(scope, receive, send)
             return
         taken = 0
 
@@ -228,14 +241,13 @@ class BodyLimit:
             message = await receive()
             taken += len(message.get("body", b""))
             if taken > self.max_bytes:
-                raise TooLarge(f"The body is over {self.max_bytes} bytes")
+                raise self._too_large()
             return message
 
         await self.app(scope, limited, send)
 
-    def _refusal(self, request: Request) -> Response:
-        detail = f"The body is over {self.max_bytes} bytes"
-        return problem(request, TooLarge.status, TooLarge.code, TooLarge.title, detail)
+    def _too_large(self) -> TooLarge:
+        return TooLarge(f"The body is over {self.max_bytes} bytes")
 
 
 async def _drain(receive: Receive) -> None:
@@ -274,17 +286,37 @@ def add_documents(app: FastAPI, guard: Any) -> None:
         return get_swagger_ui_html(openapi_url="/openapi.json", title=app.title)
 
 
+class PlainFailure:
+    """Tells a start that fails by an error of ours in its own words, without the trace."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI entry."""
+
+        async def plain(message: Message) -> None:
+            if message["type"] == "lifespan.startup.failed":
+                kind, _, detail = message["message"].strip().splitlines()[-1].partition(": ")
+                if kind.startswith("trivium.errors."):
+                    message["message"] = detail
+            await send(message)
+
+        await self.app(scope, receive, plain if scope["type"] == "lifespan" else send)
+
+
 def run_server(factory: Callable[[], FastAPI], settings: Settings, service: str) -> None:
     """Serves until SIGTERM or SIGINT, then drains what is under way for up to ten seconds."""
     configure_logging(settings, service)
     uvicorn.run(
-        factory(),
+        PlainFailure(factory()),
         host=settings.host,
         port=settings.port_of(service),
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=10,
         server_header=False,
+        proxy_headers=False,
     )
 
 

@@ -18,7 +18,7 @@ import psutil
 
 ROOT = Path(__file__).parents[2]
 READY_S = 120
-BASE_PORTS = {"gateway": 8080, "edge": 8081, "llm": 8083, "worker": 8084}
+BASE_PORTS = {"gateway": 8080, "edge": 8081, "edge_grpc": 8082, "llm": 8083, "worker": 8084}
 
 
 @dataclass

@@ -1,167 +1,127 @@
-"""The edge model service: the Open Inference Protocol over REST."""
+"""The edge model service: small models on ONNX Runtime, by the Open Inference Protocol."""
 
 import asyncio
-import math
-import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+import gc
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import structlog
-from fastapi import APIRouter, Depends, FastAPI, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi import Depends, FastAPI, Request, Response
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
-from edge_model import protocol
+from edge_model.artefacts import Source
 from edge_model.batching import Runner
 from edge_model.cpus import granted_cpus
+from edge_model.doors.endpoints import describe_infer, health, models
+from edge_model.doors.grpc import serve_grpc
+from edge_model.doors.rest import RestDoor, as_response
+from edge_model.inference import Core
+from edge_model.inputs import Limits
 from edge_model.registry import Registry
 from edge_model.settings import EdgeSettings
-from trivium.errors import InvalidRequest, TriviumError, Unavailable
-from trivium.http import DEADLINE_HEADER
-from trivium.metrics import EDGE_LATENCY
+from edge_model.state import EdgeState
+from trivium.errors import TriviumError
+from trivium.telemetry import run_in_background
 from trivium.web import add_documents, add_metrics, add_middleware, service_key_guard
 
 log = structlog.get_logger()
-DEFAULT_DEADLINE_MS = 10_000.0
-MAX_DEADLINE_MS = 600_000.0
-PROTOCOL_STATUS = {422: 400}
+HELPER_THREADS = 1
+GC_THRESHOLDS = 20_000, 20, 20
 
 
-@dataclass(frozen=True, slots=True)
-class EdgeState:
-    """Everything built in the lifespan."""
+class EdgeApp(FastAPI):
+    """The application, with the door of `…/infer` before it."""
 
-    settings: EdgeSettings
-    registry: Registry
-    runner: Runner
+    door: RestDoor
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI entry."""
+        if scope["type"] == "http" and self.door.leads(scope["path"]):
+            scope["app"] = self
+            await self.door(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
 
 
 def create_app(settings: EdgeSettings | None = None) -> FastAPI:
     """The service, not yet started."""
     chosen = settings or EdgeSettings()
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        slots = chosen.edge_threads or granted_cpus()
-        log.info("threads", slots=slots, granted_cpus=granted_cpus(), intra_op=1)
-        registry = Registry()
-        await asyncio.to_thread(registry.load, chosen.models_dir)
-        runner = Runner(slots, chosen.edge_max_waiting)
-        app.state.edge = EdgeState(chosen, registry, runner)
-        yield
-        await asyncio.to_thread(runner.close)
-
-    app = FastAPI(
+    app = EdgeApp(
         title="Trivium edge model",
         description="Small models on ONNX Runtime, by the Open Inference Protocol.",
         version="1",
-        lifespan=lifespan,
+        lifespan=_lifespan(chosen),
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
     )
-    guard = Depends(service_key_guard(chosen))
-    app.include_router(_models(), prefix="/v2", dependencies=[guard])
-    app.include_router(_health())
+    check_key = service_key_guard(chosen)
+    guard = Depends(check_key)
+    app.include_router(models(), prefix="/v2", dependencies=[guard])
+    app.include_router(health())
     add_metrics(app, guard)
     add_documents(app, guard)
     add_middleware(app, chosen)
     _answer_errors(app)
+    describe_infer(app)
+    key = chosen.service_key.get_secret_value()
+    app.door = RestDoor(check_key, key, chosen.max_body_bytes)
     return app
 
 
-def _state(request: Request) -> EdgeState:
-    state: EdgeState = request.app.state.edge
-    return state
+def _lifespan(settings: EdgeSettings) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        # The tokenizer would make threads of its own, as many as the host has CPUs.
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(HELPER_THREADS, thread_name_prefix="aside"))
+        runner = Runner(_slots(settings), settings.edge_max_queue_ms)
+        source = Source(settings.models_url or str(settings.models_dir.resolve()))
+        always = settings.edge_batching == "always"
+        registry = Registry(source, runner, settings.edge_threads_per_run, always)
+        await registry.refresh()
+        core = Core(registry, runner, Limits(settings.edge_max_rows, settings.edge_max_characters))
+        app.state.edge = EdgeState(settings, core)
+        watching = run_in_background(registry.watch(settings.edge_poll_s), "registry")
+        # What is loaded stays, and requests leave little behind: to look through it rarely spares the tail.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*GC_THRESHOLDS)
+        async with serve_grpc(settings, app.state.edge):
+            yield
+        watching.cancel()
+        await asyncio.to_thread(runner.close)
+
+    return lifespan
 
 
-def _models() -> APIRouter:
-    router = APIRouter(tags=["Open Inference Protocol"])
-
-    @router.post("/models/{model}/infer")
-    @router.post("/models/{model}/versions/{version}/infer")
-    async def infer(request: Request, model: str, version: str | None = None) -> Response:
-        """Runs a model over texts."""
-        started = time.monotonic()
-        state = _state(request)
-        loaded = state.registry.get(model, version)
-        asked, texts = protocol.parse(await request.body(), loaded.card, state.settings.edge_max_texts)
-        outputs = await state.runner.run(loaded, texts, started + _deadline_s(request))
-        body = protocol.answer(asked, loaded.card, outputs)
-        took = time.monotonic() - started
-        EDGE_LATENCY.labels(loaded.card.name, loaded.card.version).observe(took)
-        return Response(body, media_type="application/json")
-
-    @router.get("/models/{model}")
-    @router.get("/models/{model}/versions/{version}")
-    async def model_metadata(request: Request, model: str, version: str | None = None) -> dict[str, Any]:
-        """What a model takes and gives."""
-        registry = _state(request).registry
-        return protocol.metadata(registry.get(model, version).card, registry.versions(model))
-
-    @router.get("/models/{model}/ready")
-    @router.get("/models/{model}/versions/{version}/ready")
-    async def model_ready(request: Request, model: str, version: str | None = None) -> dict[str, Any]:
-        """Whether a model serves."""
-        card = _state(request).registry.get(model, version).card
-        return {"name": card.name, "ready": True}
-
-    @router.get("")
-    async def server_metadata() -> dict[str, Any]:
-        """What this server is."""
-        return {"name": "trivium-edge-model", "version": "1", "extensions": []}
-
-    return router
-
-
-def _health() -> APIRouter:
-    router = APIRouter()
-
-    @router.get("/health/live", include_in_schema=False)
-    @router.get("/v2/health/live")
-    async def live() -> dict[str, bool]:
-        """The event loop turns."""
-        return {"live": True}
-
-    @router.get("/health/ready", include_in_schema=False)
-    @router.get("/v2/health/ready")
-    async def ready(request: Request) -> dict[str, bool]:
-        """At least one model passed its canary."""
-        if not _state(request).registry.names:
-            raise Unavailable("No model is loaded", retry_after_s=1)
-        return {"ready": True}
-
-    return router
+def _slots(settings: EdgeSettings) -> int:
+    """Runs at once: with the threads of each, never more than the CPUs that were granted."""
+    granted = granted_cpus()
+    threads = settings.edge_threads_per_run
+    slots = settings.edge_slots or max(1, granted // threads)
+    log.info("threads", granted_cpus=granted, slots=slots, threads_per_run=threads)
+    if slots * threads > granted:
+        log.warning("more_threads_than_cpus", threads=slots * threads, granted_cpus=granted)
+    return slots
 
 
 def _answer_errors(app: FastAPI) -> None:
     """The protocol's own shape, `{"error": …}`, under `/v2`; ours elsewhere."""
-    elsewhere_ours = app.exception_handlers[TriviumError]
-    elsewhere_http = app.exception_handlers[HTTPException]
-
-    @app.exception_handler(TriviumError)
-    async def ours(request: Request, error: TriviumError) -> Response:
-        if not request.url.path.startswith("/v2"):
-            return await elsewhere_ours(request, error)  # type: ignore[no-any-return, misc]
-        headers = {} if error.retry_after_s is None else {"Retry-After": f"{error.retry_after_s:.0f}"}
-        status = PROTOCOL_STATUS.get(error.status, error.status)
-        return JSONResponse({"error": error.detail}, status, headers)
-
-    @app.exception_handler(HTTPException)
-    async def http(request: Request, error: HTTPException) -> Response:
-        if not request.url.path.startswith("/v2"):
-            return await elsewhere_http(request, error)  # type: ignore[no-any-return, misc]
-        return JSONResponse({"error": error.detail}, error.status_code)
+    for kind in (TriviumError, HTTPException, Exception):
+        app.add_exception_handler(kind, _by_path(app.exception_handlers[kind]))
 
 
-def _deadline_s(request: Request) -> float:
-    told = request.headers.get(DEADLINE_HEADER, str(DEFAULT_DEADLINE_MS))
-    try:
-        milliseconds = float(told)
-    except ValueError:
-        milliseconds = math.nan
-    if not 0 <= milliseconds <= MAX_DEADLINE_MS:
-        raise InvalidRequest(f"{DEADLINE_HEADER}: {told!r}; milliseconds from 0 to {MAX_DEADLINE_MS:.0f}")
-    return milliseconds / 1000
+def _by_path(elsewhere: Any) -> Callable[[Request, Exception], Awaitable[Response]]:
+    async def answer(request: Request, error: Exception) -> Response:
+        if request.url.path.startswith("/v2"):
+            return as_response(request, error)
+        answered: Response = await elsewhere(request, error)
+        return answered
+
+    return answer

@@ -1,93 +1,222 @@
-"""Who runs when: as many runs at once as there are CPUs, and a bounded line before them.
-
-There is no timer. A request's texts are cut into small batches of like length; batches of different
-requests take turns, so that a large request does not keep a small one waiting.
-"""
+"""Runs models in as many threads as there are slots, off the event loop."""
 
 import asyncio
+import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import TypeVar
 
-import numpy as np
+from edge_model.costs import MAX_ROWS
+from edge_model.line import Batch, Line, Piece
+from edge_model.runtime import Model, Outputs, Row
+from trivium.errors import Overloaded, ProviderError, StepTimeout, TriviumError
+from trivium.metrics import EDGE_SLOTS, EDGE_WAIT, QUEUE_DEPTH
 
-from edge_model.runtime import Model, Outputs
-from trivium.errors import Overloaded, StepTimeout
-from trivium.metrics import EDGE_ITEMS, EDGE_REFUSED, EDGE_SLOTS, QUEUE_DEPTH
-
-BATCH = 8
+T = TypeVar("T")
+BEAT_S = 0.5
+MAX_LARGE = 32
+PART_MS = 20.0
 
 
 class Runner:
-    """Runs models in threads, off the event loop."""
+    """The slots and the line before them; made in the event loop that it answers to."""
 
-    def __init__(self, slots: int, max_waiting: int) -> None:
-        self._executor = ThreadPoolExecutor(slots, thread_name_prefix="run")
-        self._slots = asyncio.Semaphore(slots)
-        self._max_waiting = max_waiting
-        self._waiting = 0
+    def __init__(self, slots: int, max_queue_ms: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._line = Line(slots, max_queue_ms)
+        self._errands: deque[Callable[[], None]] = deque()
+        self._changed = threading.Condition()
+        self._closing = False
+        self._large = 0
+        self._beats = [time.monotonic()] * slots
+        self._threads = [
+            threading.Thread(target=self._work, args=(slot,), name=f"run-{slot}", daemon=True)
+            for slot in range(slots)
+        ]
+        for thread in self._threads:
+            thread.start()
         EDGE_SLOTS.set(slots)
+        QUEUE_DEPTH.labels("edge").set_function(lambda: len(self._line))
+        EDGE_WAIT.set_function(lambda: self.wait_ms / 1000)
 
-    async def run(self, model: Model, texts: list[str], deadline: float) -> Outputs:
-        """Runs texts through a model; the outputs stand in the order of the texts.
+    @property
+    def slots(self) -> int:
+        """Runs at once."""
+        return self._line.slots
+
+    @property
+    def heartbeat_age_s(self) -> float:
+        """Seconds since the slot that has been silent longest began a run, ended one or idled."""
+        return time.monotonic() - min(self._beats)
+
+    @property
+    def wait_ms(self) -> float:
+        """Predicted milliseconds that a request which came now would wait."""
+        return self._line.wait_ms(time.monotonic())
+
+    def refuse_if_full(self) -> None:
+        """Raises Overloaded if the line is full, before anything is read of a request."""
+        now = time.monotonic()
+        if self._line.is_full(now):
+            wait_s = self._line.wait_ms(now) / 1000
+            raise Overloaded(f"the line is {wait_s * 1000:.0f} ms long", retry_after_s=wait_s)
+
+    async def run(self, model: Model, rows: list[Row], deadline: float) -> Outputs:
+        """Runs rows through a model; the outputs stand in the order of the rows.
+
+        A large request, of more than MAX_ROWS rows, is cut into parts of like length that run one after
+        the other and let small requests go first.
 
         Args:
-            model: a loaded model.
-            texts: at least one.
+            model: a model that passed its canary.
+            rows: at least one.
             deadline: on `time.monotonic()`'s clock.
 
         Raises:
-            Overloaded: too much waits already.
-            StepTimeout: the deadline passed before a run could begin.
+            Overloaded: what waits already is too much, or too much for the deadline.
+            StepTimeout: the deadline passed, or is too near for a run.
         """
-        if len(texts) <= BATCH:
-            return await self._turn(model, texts, deadline)
-        order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
-        parts = []
-        for start in range(0, len(order), BATCH):
-            rows = order[start : start + BATCH]
-            parts.append(await self._turn(model, [texts[row] for row in rows], deadline))
-        return _in_order(order, parts)
+        if len(rows) <= MAX_ROWS:
+            return await self._turn(Piece(model, rows, deadline))
+        if self._large >= MAX_LARGE:
+            raise Overloaded(f"{self._large} large requests are under way", retry_after_s=1)
+        self._large += 1
+        try:
+            return await self._large_run(model, rows, deadline)
+        finally:
+            self._large -= 1
+
+    async def _large_run(self, model: Model, rows: list[Row], deadline: float) -> Outputs:
+        order = sorted(range(len(rows)), key=lambda row: len(rows[row].ids))
+        cuts = _cuts([rows[row] for row in order], model)
+        parts: list[Outputs | None] = [None] * len(cuts)
+        todo = iter(enumerate(cuts))
+
+        async def feed() -> None:
+            for part, (start, stop) in todo:
+                chosen = [rows[row] for row in order[start:stop]]
+                parts[part] = await self._turn(Piece(model, chosen, deadline, is_part=True))
+
+        try:
+            async with asyncio.TaskGroup() as feeders:
+                for _ in range(self.slots):
+                    feeders.create_task(feed())
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from None
+        return _in_order(order, [part for part in parts if part is not None])
+
+    async def errand(self, work: Callable[[], T]) -> T:
+        """Lends a slot to something short that is no request: a canary, a calibration."""
+        future: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(work())
+            except Exception as error:  # noqa: BLE001 - it is raised again where the errand is awaited
+                future.set_exception(error)
+
+        with self._changed:
+            self._errands.append(run)
+            self._changed.notify()
+        return await asyncio.wrap_future(future)
 
     def close(self) -> None:
         """Ends the threads after what they are running."""
-        self._executor.shutdown(wait=True, cancel_futures=True)
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
 
-    async def _turn(self, model: Model, texts: list[str], deadline: float) -> Outputs:
-        if self._waiting >= self._max_waiting:
-            EDGE_REFUSED.labels("overloaded").inc()
-            raise Overloaded(f"{self._waiting} batches wait already", retry_after_s=1)
-        if time.monotonic() >= deadline:
-            EDGE_REFUSED.labels("deadline").inc()
-            raise StepTimeout("the deadline passed before a run could begin")
-        self._waiting += 1
-        QUEUE_DEPTH.labels("edge").set(self._waiting)
+    async def _turn(self, piece: Piece) -> Outputs:
+        piece.answer = self._loop.create_future()
+        with self._changed:
+            self._line.offer(piece, time.monotonic())
+            self._changed.notify()
+        timer = self._loop.call_later(piece.deadline - time.monotonic(), _expire, piece)
         try:
-            async with asyncio.timeout_at(_on_loop(deadline)):
-                await self._slots.acquire()
-        except TimeoutError:
-            EDGE_REFUSED.labels("deadline").inc()
-            raise StepTimeout("the deadline passed before a run could begin") from None
+            outputs: Outputs = await piece.answer
         finally:
-            self._waiting -= 1
-            QUEUE_DEPTH.labels("edge").set(self._waiting)
-        running = asyncio.get_running_loop().run_in_executor(self._executor, model.run, texts)
-        # The slot is free when the thread is, not when a caller leaves.
-        running.add_done_callback(lambda _: self._slots.release())
-        outputs = await asyncio.shield(running)
-        EDGE_ITEMS.labels(model.card.name, model.card.version).inc(len(texts))
+            timer.cancel()
+            with self._changed:
+                self._line.discard(piece)
         return outputs
 
+    def _work(self, slot: int) -> None:
+        while True:
+            with self._changed:
+                self._line.done(slot)
+                while not (self._errands or len(self._line) or self._closing):
+                    self._beats[slot] = time.monotonic()
+                    self._changed.wait(BEAT_S)
+                if self._closing:
+                    return
+                self._beats[slot] = now = time.monotonic()
+                errand = self._errands.popleft() if self._errands else None
+                batch, expired = (None, []) if errand else self._line.take(slot, now)
+            if expired:
+                self._tell(expired, StepTimeout("the deadline passed, or came too near, while it waited"))
+            if errand:
+                errand()
+            if batch:
+                self._tell(batch.pieces, self._outputs(batch))
 
-def _on_loop(deadline: float) -> float:
-    return asyncio.get_running_loop().time() + (deadline - time.monotonic())
+    def _outputs(self, batch: Batch) -> Outputs | TriviumError:
+        model = batch.pieces[0].model
+        rows = [row for piece in batch.pieces for row in piece.rows]
+        started = time.perf_counter()
+        try:
+            outputs = model.answer(rows)
+        except Exception as error:  # noqa: BLE001 - whatever the runtime raises ends this batch alone
+            return ProviderError(f"{model} failed: {error}")
+        model.costs.observe(batch.cost_ms, (time.perf_counter() - started) * 1000)
+        model.metrics.items.inc(len(rows))
+        model.metrics.batch.observe(len(rows))
+        model.metrics.cost_ratio.set(model.costs.ratio)
+        return outputs
+
+    def _tell(self, pieces: list[Piece], outcome: Outputs | TriviumError) -> None:
+        with suppress(RuntimeError):  # the loop has ended, and with it whoever waited
+            self._loop.call_soon_threadsafe(_deliver, pieces, outcome)
+
+
+def _cuts(rows: list[Row], model: Model) -> list[tuple[int, int]]:
+    """Where rows in order of their lengths are cut: up to MAX_ROWS a part, and about PART_MS of a slot."""
+    cuts = []
+    start = 0
+    while start < len(rows):
+        stop = min(start + MAX_ROWS, len(rows))
+        while stop > start + 1 and model.cost_ms(rows[start:stop]) > PART_MS:
+            stop -= 1
+        cuts.append((start, stop))
+        start = stop
+    return cuts
+
+
+def _deliver(pieces: list[Piece], outcome: Outputs | TriviumError) -> None:
+    start = 0
+    for piece in pieces:
+        stop = start + len(piece.rows)
+        # A caller that left has a future that is done; the others of its batch get theirs.
+        if not piece.answer.done():
+            if isinstance(outcome, Outputs):
+                piece.answer.set_result(outcome.rows(start, stop))
+            else:
+                piece.answer.set_exception(outcome)
+        start = stop
+
+
+def _expire(piece: Piece) -> None:
+    if not piece.answer.done():
+        piece.answer.set_exception(StepTimeout("the deadline passed"))
 
 
 def _in_order(order: list[int], parts: list[Outputs]) -> Outputs:
-    back = np.argsort(np.array(order))
-    labels = [label for part in parts for label in part.labels]
-    return Outputs(
-        [labels[position] for position in back],
-        np.concatenate([part.confidence for part in parts])[back],
-        np.concatenate([part.probabilities for part in parts])[back],
-        np.concatenate([part.embedding for part in parts])[back],
-    )
+    joined = Outputs.joined(parts)
+    back = [0] * len(order)
+    for position, row in enumerate(order):
+        back[row] = position
+    return Outputs(joined.probabilities[back], joined.embedding[back], joined.in_scope[back])

@@ -6,7 +6,7 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
-from trivium.cli import data, db, keys, precompute, up
+from trivium.cli import data, db, keys, load, precompute, train, up
 from trivium.domain.manifest import manifest_schema
 from trivium.errors import TriviumError
 from trivium.settings import Settings
@@ -18,6 +18,8 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(data.app, name="data")
 app.add_typer(db.app, name="db")
 app.command("precompute")(precompute.precompute)
+app.command("train")(train.train)
+app.command("load")(load.load)
 app.command("up")(up.up)
 console = Console(soft_wrap=True)
 errors = Console(stderr=True, soft_wrap=True)

@@ -142,7 +142,7 @@ class Platform:
 
     def _check_ports(self) -> None:
         settings = self._settings
-        for name in self._services():
+        for name in [*self._services(), "edge_grpc"]:
             port = settings.port_of(name)
             if reason := _taken(settings.host, port):
                 raise ConfigurationError(

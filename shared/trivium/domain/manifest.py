@@ -76,6 +76,13 @@ class EdgeVariant(_Variant):
     model: str = Field(pattern=_MODEL, description="name, or name/version to pin one.")
     text_field: str = Field("text", description="Input property that the model reads.")
     min_confidence: float = Field(0.0, ge=0, le=1, description="Below it the variant abstains.")
+    min_in_scope: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="The variant abstains when the model's `in_scope` is below it; 0.5 is the threshold "
+        "that was chosen at training, 0 turns it off.",
+    )
 
 
 class Neighbours(_Strict):

@@ -1,9 +1,13 @@
 """The network: a sentence encoder whose mean-pooled embedding also feeds a linear head."""
 
+from pathlib import Path
+
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import BertModel
+
+from edge_model.training.vocabulary import trim
 
 HEAD_SCALE = 10.0  # cosine similarities lie in [-1, 1]; logits need a wider range
 
@@ -40,6 +44,20 @@ class TextClassifier(nn.Module):
             centroid = embeddings[targets == label].mean(0)
             self.head.weight[label] = HEAD_SCALE * nn.functional.normalize(centroid, dim=0)
         self.head.bias.zero_()
+
+
+def start(
+    base: Path, texts: list[str], labels: int, dropout: float, max_tokens: int, most_frequent: int
+) -> tuple[TextClassifier, Tokenizer]:
+    """An untrained classifier on the encoder in `base`, and its tokenizer, both of a trimmed vocabulary."""
+    original = Tokenizer.from_file(str(base / "tokenizer.json"))
+    original.no_truncation()
+    original.no_padding()
+    trimmed = trim(original, texts, most_frequent)
+    trimmed.tokenizer.enable_truncation(max_tokens)
+    encoder = BertModel.from_pretrained(base, add_pooling_layer=False, attn_implementation="eager")
+    keep_embedding_rows(encoder, trimmed.original_ids)
+    return TextClassifier(encoder, labels, dropout), trimmed.tokenizer
 
 
 def keep_embedding_rows(encoder: BertModel, original_ids: list[int]) -> None:

@@ -1,0 +1,1 @@
+"""The doors to the core: each a thin translation of a protocol."""

@@ -1,0 +1,188 @@
+"""The line before the slots: a pure policy, without clocks, threads or I/O.
+
+It is bounded in predicted milliseconds. There is no timer: when a slot frees it takes the oldest piece,
+and with it, if the model's answers do not depend on what shares a run, what else waits for it, as far as
+that is predicted to be cheaper than to run it apart
+(so lengths are alike: padding costs as much as text) and every deadline in the batch still holds.
+
+The parts of large requests stand in a lane of their own. They run when nobody else waits, at every eighth
+turn even so, and never in all the slots: a small request finds one free.
+"""
+
+from dataclasses import dataclass, field
+from itertools import islice
+from math import ceil
+from typing import Any
+
+from edge_model.costs import MIN_GAIN
+from edge_model.runtime import Model, Row
+from trivium.errors import Overloaded, StepTimeout
+
+LOOK_AHEAD = 64
+LARGE_EVERY = 8
+
+
+@dataclass(eq=False, slots=True)
+class Piece:
+    """Rows that run together: a request, or (`is_part`) a part of a large one.
+
+    `deadline` is in seconds on the clock of `now` below; `answer` is whatever the caller waits on.
+    """
+
+    model: Model
+    rows: list[Row]
+    deadline: float
+    is_part: bool = False
+    answer: Any = None
+    width: int = field(init=False)
+    cost_ms: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.width = max(len(row.ids) for row in self.rows)
+        self.cost_ms = self.model.cost_ms(self.rows)
+
+
+@dataclass(slots=True)
+class Batch:
+    """What a slot runs next."""
+
+    pieces: list[Piece]
+    width: int
+    rows: int
+    cost_ms: float
+
+
+class Line:
+    """Who waits, and who goes next."""
+
+    def __init__(self, slots: int, max_queue_ms: float) -> None:
+        self._free_at = [0.0] * slots
+        self._max_queue_ms = max_queue_ms
+        self._waiting: dict[Piece, None] = {}
+        self._backlog_ms = 0.0
+        self._parts: dict[Piece, None] = {}
+        self._runs_part = [False] * slots
+        self._turns = 0
+
+    def __len__(self) -> int:
+        return len(self._waiting) + len(self._parts)
+
+    @property
+    def slots(self) -> int:
+        """Runs at once."""
+        return len(self._free_at)
+
+    def wait_ms(self, now: float) -> float:
+        """Predicted milliseconds until a piece that came now would begin."""
+        if not self._waiting and min(self._free_at) <= now:
+            return 0.0
+        running_ms = sum(max(0.0, free_at - now) for free_at in self._free_at) * 1000
+        return (self._backlog_ms + running_ms) / len(self._free_at)
+
+    def is_full(self, now: float) -> bool:
+        """Whether the line is as long as it may be."""
+        return self.wait_ms(now) > self._max_queue_ms
+
+    def offer(self, piece: Piece, now: float) -> float:
+        """Takes a piece in; returns the predicted milliseconds that it waits.
+
+        Raises:
+            StepTimeout: it could not meet its deadline on an idle server.
+            Overloaded: the line is full, or too long for its deadline.
+        """
+        costs = piece.model.costs
+        own_ms = piece.cost_ms
+        left_ms = (piece.deadline - now) * 1000
+        if left_ms < own_ms:
+            costs.relax()
+            raise StepTimeout(f"{max(0.0, left_ms):.1f} ms are left, and a run takes about {own_ms:.1f} ms")
+        if piece.is_part:
+            self._parts[piece] = None
+            return 0.0
+        wait_ms = self.wait_ms(now)
+        if wait_ms > self._max_queue_ms:
+            raise Overloaded(_full(wait_ms, self._max_queue_ms), retry_after_s=wait_ms / 1000)
+        if wait_ms > 0:
+            own_ms = max(own_ms, costs.predict_ms(piece.width, costs.best_rows(piece.width)))
+            if wait_ms + own_ms > left_ms:
+                raise Overloaded(
+                    f"{left_ms:.0f} ms are left, and an answer would take about {wait_ms + own_ms:.0f} ms",
+                    retry_after_s=wait_ms / 1000,
+                )
+        self._waiting[piece] = None
+        self._backlog_ms += piece.cost_ms
+        return wait_ms
+
+    def discard(self, piece: Piece) -> None:
+        """Frees the place of a piece whose caller left; nothing happens if it was taken already."""
+        self._parts.pop(piece, None)
+        if piece in self._waiting:
+            self._remove(piece)
+
+    def take(self, slot: int, now: float) -> tuple[Batch | None, list[Piece]]:
+        """What `slot` runs next, and the pieces that can no longer meet their deadlines."""
+        expired: list[Piece] = []
+        while head := self._next():
+            if self._is_late(head, now):
+                self.discard(head)
+                head.model.costs.relax()
+                expired.append(head)
+                continue
+            self._turns += 1
+            batch = self._alone(head) if head.is_part else self._batch(head, now)
+            self._runs_part[slot] = head.is_part
+            self._free_at[slot] = now + batch.cost_ms / 1000
+            return batch, expired
+        return None, expired
+
+    def done(self, slot: int) -> None:
+        """`slot` is free."""
+        self._free_at[slot] = 0.0
+        self._runs_part[slot] = False
+
+    def _next(self) -> Piece | None:
+        """The oldest piece; a part of a large request when its lane may go."""
+        may_run = sum(self._runs_part) < max(1, self.slots - 1)
+        if self._parts and may_run and (not self._waiting or self._turns % LARGE_EVERY == 0):
+            return next(iter(self._parts))
+        return next(iter(self._waiting), None)
+
+    def _alone(self, piece: Piece) -> Batch:
+        del self._parts[piece]
+        return Batch([piece], piece.width, len(piece.rows), piece.cost_ms)
+
+    def _batch(self, head: Piece, now: float) -> Batch:
+        share = ceil(len(self._waiting) / self.slots)
+        self._remove(head)
+        batch = Batch([head], head.width, len(head.rows), head.cost_ms)
+        costs = head.model.costs
+        most = min(costs.best_rows(head.width), share)
+        if batch.rows >= most:
+            return batch
+        earliest = head.deadline
+        for piece in list(islice(self._waiting, LOOK_AHEAD)):
+            rows = batch.rows + len(piece.rows)
+            if piece.model is not head.model or rows > most:
+                continue
+            width = max(batch.width, piece.width)
+            together_ms = costs.predict_ms(width, rows)
+            if together_ms > (1 - MIN_GAIN) * (batch.cost_ms + piece.cost_ms):
+                continue
+            earliest = min(earliest, piece.deadline)
+            if now + together_ms / 1000 > earliest:
+                break
+            self._remove(piece)
+            batch.pieces.append(piece)
+            batch.width, batch.rows, batch.cost_ms = width, rows, together_ms
+        return batch
+
+    def _is_late(self, piece: Piece, now: float) -> bool:
+        return now + piece.cost_ms / 1000 > piece.deadline
+
+    def _remove(self, piece: Piece) -> None:
+        del self._waiting[piece]
+        self._backlog_ms = self._backlog_ms - piece.cost_ms if self._waiting else 0.0
+
+
+def _full(wait_ms: float, max_queue_ms: float) -> str:
+    return f"the line is {wait_ms:.0f} ms long, and at most {max_queue_ms:.0f} ms may wait"
