@@ -11,7 +11,7 @@ import pytest
 from edge_model.batching import Runner
 from edge_model.cpus import granted_cpus
 from edge_model.runtime import Model, Outputs, Row
-from support.artefacts import make_float, publish
+from support.artefacts import make_dynamic, publish
 from support.loading import load
 from trivium.errors import Overloaded, ProviderError, StepTimeout
 
@@ -34,9 +34,9 @@ async def test_a_text_is_answered_the_same_whatever_runs_beside_it(model: Model,
     together = await runner.run(model, rows, _soon())
     for position, row in enumerate(rows):
         alone = model.run([row])
-        assert (together.probabilities[position] == alone.probabilities[0]).all()
-        assert (together.embedding[position] == alone.embedding[0]).all()
-        assert together.in_scope[position] == alone.in_scope[0]
+        assert together.probabilities[position] == pytest.approx(alone.probabilities[0], abs=1e-5)
+        assert together.embedding[position] == pytest.approx(alone.embedding[0], abs=1e-5)
+        assert together.in_scope[position] == pytest.approx(alone.in_scope[0], abs=1e-5)
 
 
 async def test_too_much_waiting_is_refused_at_once(model: Model, runner: Runner) -> None:
@@ -119,13 +119,13 @@ def test_cpus_come_from_the_quota_not_from_the_host(tmp_path: Path, content: str
 
 
 async def test_rows_share_a_run_only_where_that_changes_no_answer(
-    registry: Path, artefact: Path, runner: Runner
+    registry: Path, artefact: Path, model: Model, runner: Runner
 ) -> None:
-    int8, plain = load(artefact), load(publish(registry, artefact, "400", make_float))
-    assert not int8.is_exact_in_batches()
-    plain.batches = plain.is_exact_in_batches()
-    assert plain.batches
-    rows = plain.encode(["I lost my card", "Why?", "How do I change my PIN, please?"] * 3)
-    together = await runner.run(plain, rows, _soon())
-    alone = Outputs.joined([plain.run([row]) for row in rows])
-    assert np.allclose(together.probabilities, alone.probabilities, atol=1e-4)
+    assert model.is_exact_in_batches()
+    dynamic = load(publish(registry, artefact, "400", make_dynamic))
+    assert not dynamic.is_exact_in_batches()
+    dynamic.batches = False
+    rows = dynamic.encode(["I lost my card", "Why?", "How do I change my PIN, please?"] * 3)
+    together = await runner.run(dynamic, rows, _soon())
+    alone = Outputs.joined([dynamic.run([row]) for row in rows])
+    assert (together.probabilities == alone.probabilities).all()

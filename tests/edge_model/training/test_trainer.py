@@ -89,6 +89,10 @@ def test_the_registry_loads_it_and_odd_texts_give_finite_answers(trained: Run) -
         assert 0 <= outputs.in_scope[0] <= 1
 
 
+def test_an_answer_does_not_depend_on_what_shares_its_run(trained: Run) -> None:
+    assert _model(trained).is_exact_in_batches()
+
+
 def test_what_is_in_scope_scores_higher_than_what_is_not(trained: Run) -> None:
     model = _model(trained)
     inside = model.run(model.encode(["What is the exchange rate?", "How old must I be to open an account?"]))

@@ -6,8 +6,11 @@ from edge_model.training.calibration import fit_temperature
 from edge_model.training.export import embeddings_of, export_encoder, quantise
 from edge_model.training.head import Head, append_head
 from edge_model.training.job import Trained, texts_of
+from edge_model.training.scales import freeze_scales
 from edge_model.training.scope import fit_distance, fit_map
 
+SCALED_BY = 1_000
+"""Messages of the training part whose activations give the scales of int8."""
 FLOAT = "float.onnx"
 """The graph before quantisation, with the same head: what int8 is compared with."""
 
@@ -20,6 +23,7 @@ def build(trained: Trained, folder: Path, reduce_range: bool) -> Head:
     """
     fused = export_encoder(trained.network, trained.tokenizer, folder)
     quantised = quantise(fused, reduce_range)
+    freeze_scales(quantised, trained.tokenizer, texts_of(trained.split.train)[:SCALED_BY])
     train, validation = trained.split.train, trained.split.validation
     known = embeddings_of(quantised, trained.tokenizer, texts_of(train))
     unseen = embeddings_of(quantised, trained.tokenizer, texts_of(validation))

@@ -62,8 +62,8 @@ def export_encoder(network: TextClassifier, tokenizer: Tokenizer, folder: Path) 
 def quantise(fused: Path, reduce_range: bool) -> Path:
     """Writes `encoder.int8.onnx` beside a fused graph and returns its path.
 
-    Weights are int8 with a scale per channel, activations int8 with a scale per run. With
-    `reduce_range` weights keep to 7 bits.
+    Weights are int8 with a scale per channel, activations int8 with a scale per run, until
+    `freeze_scales` fixes them. With `reduce_range` weights keep to 7 bits.
     """
     quantised = fused.with_suffix(".int8.onnx")
     quantize_dynamic(
