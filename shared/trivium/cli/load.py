@@ -29,7 +29,7 @@ from trivium.load.display import Display, table
 from trivium.load.options import Options, make_target
 from trivium.load.report import check_can_plot
 
-WARM_UP_S = 2.0
+WARM_UP_S = 3.0
 SPARE_FILES = 256
 
 
@@ -55,6 +55,7 @@ def load(
     text_field: Annotated[str, typer.Option(help="Column of the text.")] = "text",
     header: Annotated[list[str] | None, typer.Option(help="'Name: value', repeatable.")] = None,
     key: Annotated[str | None, typer.Option(help="Or TRIVIUM_SERVICE_KEY, TRIVIUM_API_KEY.")] = None,
+    allow_degraded: Annotated[bool, typer.Option(help="A feature's fallback answer is good.")] = False,
     ready_url: Annotated[str | None, typer.Option(help="Readiness; by default beside the API.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("load-results"),
     plot: Annotated[bool, typer.Option(help="Draw latency by rate as PNG and HTML.")] = True,
@@ -65,9 +66,13 @@ def load(
     """
     deadline_ms = deadline_ms or p99_ms
     headers = tuple(header or ())
-    options = Options(url, model, shape, body, data, text_field, headers, key, deadline_ms, ready_url, seed)
+    options = Options(
+        *(url, model, shape, body, data, text_field, headers, key, deadline_ms, ready_url, seed),
+        allow_degraded=allow_degraded,
+    )
     plan = Plan(arrivals, seed, connections, timeout_ms)
-    search = Search(start_rate, step_seconds=step_seconds, confirm_seconds=seconds)
+    warm_up = min(WARM_UP_S, step_seconds)
+    search = Search(start_rate, step_seconds=step_seconds, confirm_seconds=seconds, warm_up_seconds=warm_up)
     console = Console(stderr=True, soft_wrap=True)
     try:
         if plot:
@@ -97,7 +102,9 @@ class _LoadTest:
         """Warms up and measures one rate."""
         await self._begin()
         report = self._report
-        await run_stage(report.target, rate / 2, WARM_UP_S, report.plan, self._monitor, "warm-up")
+        await run_stage(
+            report.target, rate / 2, min(WARM_UP_S, seconds), report.plan, self._monitor, "warm-up"
+        )
         if self._signal:
             return self._code(missed=True)
         stage = await run_stage(report.target, rate, seconds, report.plan, self._monitor)

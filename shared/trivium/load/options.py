@@ -28,7 +28,10 @@ class LoadSettings(Settings):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What can be said about a target; `key` is used as a bearer token and kept nowhere."""
+    """What can be said about a target; `key` is used as a bearer token and kept nowhere.
+
+    A feature's fallback answers are no goodput, unless `allow_degraded`.
+    """
 
     url: str
     model: str | None = None
@@ -41,6 +44,7 @@ class Options:
     deadline_ms: float = 100.0
     ready_url: str | None = None
     seed: int = 0
+    allow_degraded: bool = False
 
 
 def make_target(options: Options) -> Target:
@@ -63,7 +67,7 @@ def make_target(options: Options) -> Target:
         deadline_ms=options.deadline_ms,
         headers=headers,
         ready_url=options.ready_url,
-        unless=DEGRADED_MARK if shape is Shape.FEATURE else None,
+        unless=DEGRADED_MARK if shape is Shape.FEATURE and not options.allow_degraded else None,
     )
 
 
@@ -99,14 +103,14 @@ def _data(given: Path | None, settings: Settings) -> Path:
 
 
 def _usual_key(settings: LoadSettings, url: str, shape: Shape | Path) -> str | None:
-    """The environment's key for this kind of target; on this machine, the development key too."""
-    here = urlsplit(url).hostname in LOOPBACK
+    """The environment's key for this kind of target; on this machine, else that of `trivium up`."""
     service_key = settings.service_key if "service_key" in settings.model_fields_set else None
-    made = settings.state_dir / "dev.key"
-    if shape is Shape.FEATURE and not settings.api_key and here and made.exists():
-        return made.read_text("utf-8").strip()
-    first, second = settings.api_key, service_key
-    if shape is not Shape.FEATURE:
-        first, second = service_key, settings.api_key or (settings.service_key if here else None)
-    found = first or second
-    return found.get_secret_value() if found else None
+    feature = shape is Shape.FEATURE
+    keys = (settings.api_key, service_key) if feature else (service_key, settings.api_key)
+    for found in keys:
+        if found is not None:
+            return found.get_secret_value()
+    if urlsplit(url).hostname not in LOOPBACK:
+        return None
+    made = settings.state_dir / ("dev.key" if feature else "service.key")
+    return made.read_text("utf-8").strip() if made.exists() else settings.service_key.get_secret_value()

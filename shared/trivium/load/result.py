@@ -106,7 +106,9 @@ class StageResult:
         if self.latency is not None and self.latency.p99_ms > goal.p99_ms:
             found.append(f"P99 {self.latency.p99_ms:.1f} ms > {goal.p99_ms:g} ms")
         if self.goodput_share < goal.goodput:
-            found.append(f"goodput {self.goodput_share:.1%} < {goal.goodput:.0%}")
+            shed = [f"{count} {name}" for name, count in self.outcomes.items() if name in SHED - {"ok"}]
+            why = f" ({', '.join(shed)})" if shed else ""
+            found.append(f"goodput {self.goodput_share:.1%} < {goal.goodput:.0%}{why}")
         return found + [f"{count} {name}" for name, count in self.errors.items()]
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import re
 import time
 from dataclasses import replace
@@ -16,6 +17,7 @@ from trivium.load.target import Call, Target
 PROBES_PER_S = 10.0
 COLD_S = 10.0
 SIDE_S = 2.0
+STEADY = 0.8
 RSS = re.compile(rb"^process_resident_memory_bytes(?:\{[^}]*\})? ([0-9.eE+]+)", re.MULTILINE)
 
 
@@ -41,22 +43,33 @@ async def check_target(target: Target) -> Target:
 
 
 async def settle(target: Target, within_s: float = 30.0) -> bool:
-    """Waits until three requests one after the other are answered in time; whether they were."""
+    """Waits until nothing of an overload is left in the target; False if that takes too long.
+
+    It is over when three requests one after the other are answered in time, or in a time that
+    shrinks no more: then the target is slower than the deadline without any load.
+    """
     call = Call(target.url, target.address, target.requests[0])
     until = time.monotonic() + within_s
-    good = 0
+    good, before_ms = 0, math.inf
     while good < 3:
-        began = time.monotonic()
-        if began > until:
+        if time.monotonic() > until:
             return False
-        try:
-            status = (await fetch(call, SIDE_S)).status
-        except OSError:
-            status = 0
-        in_time = (time.monotonic() - began) * 1000 <= target.deadline_ms
-        good = good + 1 if 200 <= status < 300 and in_time else 0
+        took_ms = await _took_ms(call)
+        steady = took_ms <= target.deadline_ms or STEADY * before_ms < took_ms < math.inf
+        good = good + 1 if steady else 0
+        before_ms = took_ms
         await asyncio.sleep(0.02 if good else 0.1)
     return True
+
+
+async def _took_ms(call: Call) -> float:
+    """Milliseconds of a 2xx; infinity of anything else."""
+    began = time.monotonic()
+    try:
+        status = (await fetch(call, SIDE_S)).status
+    except OSError:
+        return math.inf
+    return (time.monotonic() - began) * 1000 if 200 <= status < 300 else math.inf
 
 
 async def make_probe(call: Call | None, seconds: float) -> Exchange | None:
