@@ -326,4 +326,6 @@ def _free_port() -> int:
 
 
 if __name__ == "__main__":
+    # Ended by SIGTERM, it still ends what it started.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     typer.run(main)

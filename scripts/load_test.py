@@ -6,7 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
-from support.edge import KEY, running_edge  # noqa: E402
+from support.edge import KEY, end_on_sigterm, running_edge  # noqa: E402
 
 
 def main(arguments: list[str]) -> int:
@@ -20,6 +20,7 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    end_on_sigterm()
     try:
         raise SystemExit(main(sys.argv[1:]))
     except KeyboardInterrupt:

@@ -15,7 +15,7 @@ from rich.progress import Progress
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
-from support.edge import KEY, RunningEdge, resident_bytes, text_tensor  # noqa: E402
+from support.edge import KEY, end_on_sigterm, resident_bytes, running_edge, text_tensor  # noqa: E402
 
 console = Console(stderr=True, soft_wrap=True)
 
@@ -27,9 +27,21 @@ def main(
     max_growth_mb: Annotated[float, typer.Option(help="More than this after settling fails.")] = 16.0,
 ) -> None:
     """Prints resident memory at every twentieth, and exits 1 if it grew by more than the bound."""
+    end_on_sigterm()
     log = ROOT / ".bench-soak.log"
     log.unlink(missing_ok=True)
-    edge = RunningEdge(ROOT / "models", log).start()
+    with running_edge(ROOT / "models", log) as edge:
+        seen, statuses = send(edge.port, edge.pid, requests, callers)
+    settled = next(size for number, size in seen if number >= settle * requests)
+    grown = max(size for number, size in seen if number >= settle * requests) - settled
+    for number, size in seen:
+        console.print(f"{number:>8} requests  {size:6.1f} MB")
+    console.print(f"answers by status: {statuses}; grown by {grown:.1f} MB, bound {max_growth_mb:.0f} MB")
+    raise typer.Exit(int(grown > max_growth_mb or not statuses.keys() <= {200, 503}))
+
+
+def send(port: int, pid: int, requests: int, callers: int) -> tuple[list[tuple[int, float]], dict[int, int]]:
+    """Memory in MB by the number of requests, and the answers by status."""
     seen: list[tuple[int, float]] = []
     statuses: dict[int, int] = {}
     lock = threading.Lock()
@@ -38,7 +50,7 @@ def main(
         task = progress.add_task("soak", total=requests)
 
         def call() -> None:
-            wire = http.client.HTTPConnection("127.0.0.1", edge.port, timeout=60)
+            wire = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
             for number in left:
                 wire.request("POST", "/v2/models/ticket-triage/infer", _body(number), _HEADERS)
                 reply = wire.getresponse()
@@ -47,21 +59,15 @@ def main(
                     statuses[reply.status] = statuses.get(reply.status, 0) + 1
                     progress.advance(task)
                     if number % (requests // 20) == 0:
-                        seen.append((number, resident_bytes(edge.pid) / 1e6))
+                        seen.append((number, resident_bytes(pid) / 1e6))
 
-        threads = [threading.Thread(target=call) for _ in range(callers)]
+        threads = [threading.Thread(target=call, daemon=True) for _ in range(callers)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-    seen.append((requests, resident_bytes(edge.pid) / 1e6))
-    edge.stop()
-    settled = next(size for number, size in sorted(seen) if number >= settle * requests)
-    grown = max(size for number, size in seen if number >= settle * requests) - settled
-    for number, size in sorted(seen):
-        console.print(f"{number:>8} requests  {size:6.1f} MB")
-    console.print(f"answers by status: {statuses}; grown by {grown:.1f} MB, bound {max_growth_mb:.0f} MB")
-    raise typer.Exit(int(grown > max_growth_mb or not statuses.keys() <= {200, 503}))
+    seen.append((requests, resident_bytes(pid) / 1e6))
+    return sorted(seen), statuses
 
 
 _HEADERS = {"Authorization": f"Bearer {KEY}", "X-Deadline-Ms": "30000"}

@@ -265,6 +265,8 @@ def test_parts_of_large_requests_leave_a_slot_to_the_others() -> None:
     first, _ = line.take(0, 0)
     assert first is not None
     assert first.pieces[0].is_part
+    # The other slot must sleep, not look again and again.
+    assert not line.has_next
     assert line.take(1, 0) == (None, [])
     line.offer(_piece(), 0)
     small, _ = line.take(1, 0)

@@ -150,6 +150,11 @@ class RunningEdge:
             connection.close()
 
 
+def end_on_sigterm() -> None:
+    """Lets a script that is ended by SIGTERM end what it started."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+
+
 @contextlib.contextmanager
 def running_edge(models: Path | str, log: Path, **settings: Any) -> Iterator[RunningEdge]:
     """A service for the length of a block."""

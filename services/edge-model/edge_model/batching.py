@@ -149,7 +149,7 @@ class Runner:
         while True:
             with self._changed:
                 self._line.done(slot)
-                while not (self._errands or len(self._line) or self._closing):
+                while not (self._errands or self._line.has_next or self._closing):
                     self._beats[slot] = time.monotonic()
                     self._changed.wait(BEAT_S)
                 if self._closing:

@@ -1,9 +1,9 @@
 """The line before the slots: a pure policy, without clocks, threads or I/O.
 
 It is bounded in predicted milliseconds. There is no timer: when a slot frees it takes the oldest piece,
-and with it, if the model's answers do not depend on what shares a run, what else waits for it, as far as
-that is predicted to be cheaper than to run it apart
-(so lengths are alike: padding costs as much as text) and every deadline in the batch still holds.
+and with it, if the model's answers do not depend on what shares a run, what else waits for that model, as
+far as this is predicted to be cheaper than to run it apart (so lengths are alike: padding costs as much
+as text) and every deadline in the batch still holds.
 
 The parts of large requests stand in a lane of their own. They run when nobody else waits, at every eighth
 turn even so, and never in all the slots: a small request finds one free.
@@ -66,6 +66,11 @@ class Line:
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._parts)
+
+    @property
+    def has_next(self) -> bool:
+        """Whether a slot that is free now would find something to run."""
+        return self._next() is not None
 
     @property
     def slots(self) -> int:
