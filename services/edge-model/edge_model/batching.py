@@ -157,6 +157,8 @@ class Runner:
                 self._beats[slot] = now = time.monotonic()
                 errand = self._errands.popleft() if self._errands else None
                 batch, expired = (None, []) if errand else self._line.take(slot, now)
+                if self._line.has_next:  # what this slot left may be for one that sleeps
+                    self._changed.notify()
             if expired:
                 self._tell(expired, StepTimeout("the deadline passed, or came too near, while it waited"))
             if errand:
