@@ -56,7 +56,7 @@ class Source:
             return [version for version in found if not version.version.startswith(".")]
         except FileNotFoundError:
             return []
-        except Exception as error:
+        except Exception as error:  # each kind of storage has errors of its own
             raise ConfigurationError(f"{self.url}: the models cannot be listed: {error}") from error
 
     def fetch(self, found: Found) -> Artefact:

@@ -87,7 +87,7 @@ class Model:
             self.vocabulary = self._tokenizer.get_vocab_size()
             self._separator = self._tokenizer.encode("").ids[-1]
             self._check_interface()
-        except Exception as error:
+        except Exception as error:  # whatever a broken file makes the libraries raise
             raise ConfigurationError(f"{artefact.where}: the model does not load: {error}") from error
 
     def __str__(self) -> str:
@@ -142,7 +142,7 @@ class Model:
         """
         try:
             outputs = self.run(self.probe(width, rows))
-        except Exception as error:
+        except Exception as error:  # a broken graph fails in many ways
             raise ConfigurationError(f"{self}: the model does not run: {error}") from error
         expected = {
             "probabilities": (rows, len(self.card.labels)),

@@ -148,7 +148,7 @@ def _answering_errors(method: Method) -> Method:
             await context.abort(code, error.detail)
         except grpc.aio.AbortError:
             raise
-        except Exception as error:
+        except Exception as error:  # a bug answers INTERNAL and is logged, as over REST
             status = "INTERNAL"
             log.error("unexpected_error", exc_info=error)
             await context.abort(grpc.StatusCode.INTERNAL, "internal error")
