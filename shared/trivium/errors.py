@@ -26,6 +26,7 @@ TriviumError                      500  internal
     ├── BreakerOpen               503  breaker_open
     ├── BudgetExhausted           429  budget_exhausted
     ├── ResultMissing             404  result_missing
+    │   └── EntityUnknown         404  entity_unknown
     └── ResultStale               503  result_stale
 """
 
@@ -262,11 +263,18 @@ class BudgetExhausted(StepError):
 
 
 class ResultMissing(StepError):
-    """Nothing was pre-computed for this entity."""
+    """Nothing was pre-computed for this entity yet."""
 
     status = 404
     code = "result_missing"
     title = "No stored result"
+
+
+class EntityUnknown(ResultMissing):
+    """There is nothing that a result could be computed from."""
+
+    code = "entity_unknown"
+    title = "No such entity"
 
 
 class ResultStale(StepError):

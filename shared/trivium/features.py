@@ -11,6 +11,7 @@ import structlog
 
 from trivium.domain.fallback import fill_static
 from trivium.domain.manifest import (
+    OPERATION,
     ApiVariant,
     Manifest,
     PrecomputedVariant,
@@ -130,10 +131,10 @@ def load_feature(source: Path) -> Feature:
         raise ManifestError(f"{source}:{line}: not UTF-8") from error
     manifest = parse_manifest(text, str(source))
     faults: list[Fault] = []
-    variants = {
-        name: _load_variant(name, spec, manifest, source.parent, faults)
-        for name, spec in manifest.variants.items()
-    }
+    variants: dict[str, LoadedVariant] = {}
+    # Last those that are computed with others, whose versions are part of theirs.
+    for name, spec in sorted(manifest.variants.items(), key=lambda item: item[1].pattern == "precomputed"):
+        variants[name] = _load_variant(name, spec, manifest, source.parent, variants, faults)
     feature = Feature(
         manifest,
         source.parent,
@@ -167,11 +168,17 @@ def _check(feature: Feature) -> Iterator[Fault]:
 
 
 def _load_variant(
-    name: str, spec: Variant, manifest: Manifest, folder: Path, faults: list[Fault]
+    name: str,
+    spec: Variant,
+    manifest: Manifest,
+    folder: Path,
+    loaded: dict[str, LoadedVariant],
+    faults: list[Fault],
 ) -> LoadedVariant:
     here = ("variants", name)
-    # What a file says is content; where it lies is not.
-    parameters = spec.model_dump(mode="json", exclude={"prompt", "response_schema", "source"})
+    # What a file says is content; where it lies is not, nor is when and how a result is made.
+    left_out = {"prompt", "response_schema", *(OPERATION if isinstance(spec, PrecomputedVariant) else ())}
+    parameters = spec.model_dump(mode="json", exclude=left_out)
     content: dict[str, Any] = {"variant": parameters, "output": manifest.output}
     prompt = None
     schema = None
@@ -181,9 +188,20 @@ def _load_variant(
         if spec.response_schema:
             schema = _read_schema(folder / spec.response_schema, (*here, "response_schema"), faults)
         content |= {"prompt": prompt, "response_schema": schema}
-    if isinstance(spec, PrecomputedVariant) and spec.source and not (folder / spec.source).is_file():
-        faults.append(((*here, "source"), f"{folder / spec.source} is not there"))
+    if isinstance(spec, PrecomputedVariant):
+        inner = spec.compute.variants or ()
+        content["computes_with"] = [loaded[n].version for n in inner if n in loaded]
+        path = file_source(spec, folder)
+        if path and not path.is_file():
+            faults.append(((*here, "source"), f"{path} is not there"))
     return LoadedVariant(name, variant_version(content), spec, prompt, schema)
+
+
+def file_source(spec: PrecomputedVariant, folder: Path) -> Path | None:
+    """The file that a variant's records come from; None if it is a URL, a query or nothing."""
+    if not isinstance(spec.source, str) or "://" in spec.source:
+        return None
+    return folder / spec.source
 
 
 def _read(path: Path, place: Place, faults: list[Fault]) -> str:

@@ -55,8 +55,21 @@ RESULTS_STORED = Counter(
 )
 CHUNKS = Counter(
     "trivium_chunks_total",
-    "Chunks worked on, by outcome: done, failed, handed_back, lost.",
+    "Chunks worked on, by outcome: done, failed, handed_back, waits (for a vendor's batch), lost.",
     ("feature", "outcome"),
+)
+CHUNK_SECONDS = Histogram(
+    "trivium_chunk_seconds",
+    "From a chunk's claim to its end or its being handed back.",
+    ("feature", "phase"),
+    buckets=LATENCY_BUCKETS_S,
+)
+RESULTS = Gauge("trivium_results", "Stored results.", ("feature", "variant"))
+RESULTS_BYTES = Gauge("trivium_results_bytes", "Their size, from a sample.", ("feature", "variant"))
+REFRESHES = Counter(
+    "trivium_refreshes_total",
+    "Results that the gateway asked to be computed anew, by reason.",
+    ("feature", "variant", "reason"),
 )
 EDGE_ITEMS = Counter("trivium_edge_items_total", "Texts run through a model.", ("model", "version"))
 EDGE_LATENCY = Histogram(

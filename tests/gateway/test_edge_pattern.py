@@ -6,7 +6,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from gateway.patterns.edge import EdgeStep
+from trivium.patterns.edge import EdgeStep
 from support.edge import KEY, RunningEdge
 from trivium.domain.inference import Question
 from trivium.domain.manifest import EdgeVariant

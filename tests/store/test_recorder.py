@@ -48,7 +48,9 @@ async def _until(ready: Callable[[], Awaitable[bool]], seconds: float = 6) -> No
 
 
 async def _ids_in_order_of_storing(database: Database) -> list[str]:
-    place = "rowid" if database.is_sqlite else "ctid"
+    # PostgreSQL fills pages in any order, so a row's place tells nothing: its transaction does, and
+    # within one the ids, which rise.
+    place = "rowid" if database.is_sqlite else "xmin::text::bigint, id"
     async with database.transaction() as connection:
         found = await connection.execute(select(inference.c.id).order_by(text(place)))
         return list(found.scalars())

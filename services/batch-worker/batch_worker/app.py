@@ -1,6 +1,8 @@
 """The worker as a service: ARQ in the background, health and metrics over HTTP."""
 
 import asyncio
+import os
+import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
@@ -8,15 +10,25 @@ import aiohttp
 from fastapi import Depends, FastAPI
 
 from batch_worker.jobs.chunks import ChunkWorker
-from batch_worker.jobs.neighbours import NeighboursJob
+from batch_worker.jobs.factory import JobFactory
+from batch_worker.jobs.imports import Imports
+from batch_worker.jobs.neighbours import Spaces
+from batch_worker.keeper import Keeper
 from batch_worker.settings import WorkerSettings
 from batch_worker.worker import BatchWorker
+from trivium.domain.cost import Price
+from trivium.domain.fallback import Breaker, Breakers
 from trivium.edge import EdgeClient
 from trivium.errors import Unavailable
 from trivium.features import load_catalogue
+from trivium.metrics import BREAKER_STATE
+from trivium.patterns.steps import Backends, make_providers
+from trivium.precompute.importing import Importer
 from trivium.store.archive import ArchiveRepository
+from trivium.store.chunks import ChunkRepository
 from trivium.store.engine import Database
-from trivium.store.precompute import PrecomputeRepository
+from trivium.store.results import ResultRepository
+from trivium.store.runs import RunRepository
 from trivium.telemetry import run_in_background
 from trivium.web import add_documents, add_metrics, add_middleware, service_key_guard
 
@@ -63,19 +75,41 @@ def create_app(settings: WorkerSettings | None = None) -> FastAPI:
 
 async def _start(settings: WorkerSettings, stack: AsyncExitStack) -> BatchWorker:
     catalogue = load_catalogue(settings.features_dir)
-    database = Database(settings.resolved_database_url)
+    database = Database(settings.resolved_database_url, pool_size=settings.worker_slots + 5)
     stack.push_async_callback(database.close)
     session = await stack.enter_async_context(aiohttp.ClientSession())
-    edge = EdgeClient(settings.resolved_edge_url, settings.service_key.get_secret_value(), session)
-    ledger = PrecomputeRepository(database)
-    neighbours = NeighboursJob(ArchiveRepository(database), edge)
-    chunks = ChunkWorker(ledger, catalogue, neighbours, settings.worker_lease_s)
-    worker = BatchWorker(
-        settings.resolved_redis_url, ledger, chunks, settings.worker_slots, settings.worker_ring_s
+    runs, chunks = RunRepository(database), ChunkRepository(database)
+    archive, results = ArchiveRepository(database), ResultRepository(database)
+    local = settings.local_usd_per_million_tokens
+    backends = Backends(
+        providers=make_providers(settings, session),
+        edge=EdgeClient(settings.resolved_edge_url, settings.service_key.get_secret_value(), session),
+        results=results,
+        local_price=None if local is None else Price(local, local),
     )
+    breakers = Breakers(lambda target: Breaker(target, on_change=_show_breaker))
+    jobs = JobFactory(catalogue, backends, breakers, archive, Spaces(archive), settings.worker_api_at_once)
+    imports = Imports(settings, archive, Importer(database, chunks, archive))
+    name = f"{socket.gethostname()}:{os.getpid()}"
+    work = ChunkWorker(runs, chunks, archive, results, jobs, imports, settings.worker_lease_s, name)
+    worker = BatchWorker(
+        settings.resolved_redis_url,
+        chunks,
+        work,
+        settings.worker_slots,
+        settings.worker_ring_s,
+        settings.worker_grace_s,
+    )
+    keeping = run_in_background(Keeper(catalogue, runs, results).run(), "keeper")
+    stack.push_async_callback(_cancel, keeping)
     running = run_in_background(worker.run(), "worker")
     stack.push_async_callback(_cancel, running)
+    stack.push_async_callback(worker.drain)
     return worker
+
+
+def _show_breaker(target: str, state: int) -> None:
+    BREAKER_STATE.labels(target).set(state)
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

@@ -14,28 +14,39 @@ from redis.exceptions import RedisError
 from batch_worker.jobs.chunks import ChunkWorker
 from trivium.errors import Unavailable
 from trivium.metrics import QUEUE_DEPTH
-from trivium.store.precompute import PrecomputeRepository
+from trivium.store.chunks import ChunkRepository
 
 log = structlog.get_logger()
 QUEUE = "trivium:chunks"
 POLL_S = 0.02
-JOB_S = 900
 MIN_BACKOFF_S = 0.2
-MAX_BACKOFF_S = 10.0
+MAX_BACKOFF_S = 2.0
 STOP_S = 5.0
+# A chunk that was rung for and not claimed is rung for again after so long, under another job id: ARQ
+# holds back a job whose worker died for the longest time-out that a job may have.
+RING_AGAIN_S = 10.0
+# No job is cut off by ARQ: leases bound them.
+JOB_S = 7 * 86_400
+PENDING_EVERY_S = 2.0
 
 
 async def compute_chunk(ctx: dict[str, Any], chunk_id: str) -> None:
     """The one ARQ function."""
-    chunks: ChunkWorker = ctx["chunks"]
-    await chunks.work(chunk_id)
+    worker: BatchWorker = ctx["worker"]
+    await worker.take(chunk_id)
 
 
 class BatchWorker:
     """ARQ's worker and the reconciler that rings for it; survives Redis and the database being away."""
 
     def __init__(
-        self, redis_url: str, ledger: PrecomputeRepository, chunks: ChunkWorker, slots: int, ring_s: float
+        self,
+        redis_url: str,
+        ledger: ChunkRepository,
+        chunks: ChunkWorker,
+        slots: int,
+        ring_s: float,
+        grace_s: float = 0.0,
     ) -> None:
         self._redis_settings = RedisSettings.from_dsn(redis_url)
         self._redis_settings.conn_retries = 0
@@ -44,6 +55,10 @@ class BatchWorker:
         self._chunks = chunks
         self._slots = slots
         self._ring_s = ring_s
+        self._grace_s = grace_s
+        self._more = asyncio.Event()
+        self._stopping = False
+        self._at_work: set[asyncio.Task[None]] = set()
         self.connected = False
 
     async def run(self) -> None:
@@ -60,6 +75,27 @@ class BatchWorker:
                 log.warning("redis_away", error=type(away).__name__)
             await asyncio.sleep(backoff_s)
             backoff_s = min(backoff_s * 2, MAX_BACKOFF_S)
+
+    async def drain(self) -> None:
+        """Takes no more chunks, and gives those under way their grace; run() is to be cancelled then."""
+        self._stopping = True
+        if self._at_work:
+            await asyncio.wait(self._at_work, timeout=self._grace_s)
+
+    async def take(self, chunk_id: str) -> None:
+        """Works on a chunk, if it is free; then looks at once for what is next."""
+        if self._stopping:
+            return
+        task = asyncio.current_task()
+        assert task is not None
+        self._at_work.add(task)
+        try:
+            await self._chunks.work(chunk_id)
+            self._more.set()
+        except Unavailable:
+            log.warning("database_away")  # it was not claimed
+        finally:
+            self._at_work.discard(task)
 
     async def _run_on(self, pool: ArqRedis) -> None:
         """Rings and works until one of the two fails, and raises what it failed with."""
@@ -89,7 +125,7 @@ class BatchWorker:
             queue_read_limit=self._slots * 8,
             retry_jobs=False,
             log_results=False,
-            ctx={"chunks": self._chunks},
+            ctx={"worker": self},
             job_serializer=orjson.dumps,
             job_deserializer=orjson.loads,
         )
@@ -101,19 +137,26 @@ class BatchWorker:
             await asyncio.gather(*worker.tasks.values(), return_exceptions=True)
 
     async def _ring(self, pool: ArqRedis) -> None:
-        """Keeps about twice the slots rung.
+        """Keeps about twice the slots rung: at an interval, and as soon as a chunk has ended.
 
-        A job's id names chunk and token: a chunk whose lease ended is a new job, and one that is
-        rung already is not rung twice.
+        A job's id names chunk and token, so one that waits in Redis already is not rung twice, and a chunk
+        whose lease ended is a new job.
         """
+        counted = 0.0
         while self.connected:
+            self._more.clear()
             try:
-                waiting = await self._ledger.to_ring(self._slots * 2, time.time())
-                for chunk_id, token in waiting:
-                    await pool.enqueue_job(
-                        "compute_chunk", chunk_id, _job_id=f"{chunk_id}:{token}", _queue_name=QUEUE
-                    )
-                QUEUE_DEPTH.labels("chunks").set(await self._ledger.pending())
+                window = int(time.time() / RING_AGAIN_S)
+                for chunk_id, token in await self._ledger.to_ring(self._slots * 2):
+                    job_id = f"{chunk_id}:{token}:{window}"
+                    await pool.enqueue_job("compute_chunk", chunk_id, _job_id=job_id, _queue_name=QUEUE)
+                if time.monotonic() > counted + PENDING_EVERY_S:
+                    QUEUE_DEPTH.labels("chunks").set(await self._ledger.pending())
+                    counted = time.monotonic()
             except Unavailable:
                 log.warning("database_away")
-            await asyncio.sleep(self._ring_s)
+            try:
+                async with asyncio.timeout(self._ring_s):
+                    await self._more.wait()
+            except TimeoutError:
+                pass

@@ -8,7 +8,7 @@ import aiohttp
 from fastapi import Depends, FastAPI
 
 from gateway.routes import features, feedback, health, inferences
-from gateway.serving import Backends, Serving
+from gateway.serving import Serving
 from gateway.settings import GatewaySettings
 from gateway.state import GatewayState, admin_or_service, scope
 from trivium.domain.cost import Price
@@ -16,9 +16,8 @@ from trivium.domain.fallback import Breaker, Breakers
 from trivium.edge import EdgeClient
 from trivium.features import load_catalogue
 from trivium.flags import UnleashFlags
-from trivium.llm.openai import OpenAIProvider
-from trivium.llm.provider import Provider
 from trivium.metrics import BREAKER_STATE
+from trivium.patterns.steps import Backends, make_providers
 from trivium.store.engine import Database
 from trivium.store.feedback import FeedbackRepository
 from trivium.store.inferences import InferenceRepository
@@ -84,7 +83,7 @@ async def _build(settings: GatewaySettings, stack: AsyncExitStack) -> GatewaySta
     stack.push_async_callback(recorder.stop)
     local = settings.local_usd_per_million_tokens
     backends = Backends(
-        providers=_providers(settings, session),
+        providers=make_providers(settings, session),
         edge=EdgeClient(settings.resolved_edge_url, settings.service_key.get_secret_value(), session),
         results=ResultRepository(database),
         local_price=None if local is None else Price(local, local),
@@ -92,16 +91,6 @@ async def _build(settings: GatewaySettings, stack: AsyncExitStack) -> GatewaySta
     breakers = Breakers(lambda target: Breaker(target, on_change=_show_breaker))
     serving = Serving(catalogue, backends, flags, breakers, recorder)
     return GatewayState(settings, catalogue, serving, recorder, keys)
-
-
-def _providers(settings: GatewaySettings, session: aiohttp.ClientSession) -> dict[str, Provider]:
-    providers: dict[str, Provider] = {
-        "local": OpenAIProvider("local", settings.resolved_local_base_url, None, session)
-    }
-    if settings.openai_api_key:
-        secret = settings.openai_api_key.get_secret_value()
-        providers["openai"] = OpenAIProvider("openai", settings.openai_base_url, secret, session)
-    return providers
 
 
 def _show_breaker(target: str, state: int) -> None:

@@ -1,48 +1,27 @@
 """From a question to its answer: arm, chain, price, record. The one way that every door leads to."""
 
 import time
-from dataclasses import dataclass, replace
 
 import structlog
 
-from gateway.patterns.api import ApiStep
-from gateway.patterns.edge import EdgeStep
-from gateway.patterns.precomputed import PrecomputedStep
-from trivium.domain.cost import Price, cost_usd
-from trivium.domain.fallback import Breakers, ChainResult, Deadline, Step, run_chain, static_step
+from trivium.domain.fallback import Breakers, ChainResult, Deadline, run_chain
 from trivium.domain.inference import Arm, Attempt, Inference, Question, ServedBy, Subject
-from trivium.domain.manifest import ApiVariant, EdgeVariant, PrecomputedVariant
+from trivium.domain.manifest import PrecomputedVariant
 from trivium.domain.rollout import Flags, choose_arm, choose_variant
-from trivium.edge import EdgeClient
-from trivium.errors import BreakerOpen, ConfigurationError, FieldFault, InvalidRequest
-from trivium.features import Catalogue, Feature, LoadedVariant
-from trivium.llm.prices import vendor_cost_usd
-from trivium.llm.provider import Provider
+from trivium.errors import FieldFault, InvalidRequest
+from trivium.features import Catalogue
 from trivium.metrics import (
     ATTEMPTS,
-    COST_USD,
     FALLBACKS,
     FLAG_EVALUATIONS,
     INFERENCE_LATENCY,
     INFERENCES,
-    TOKENS,
-    UNPRICED,
 )
+from trivium.patterns.steps import Backends, chain_of, price
 from trivium.store.recorder import Recorder
-from trivium.store.results import ResultRepository
 from trivium.telemetry import new_id
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class Backends:
-    """What the patterns answer from."""
-
-    providers: dict[str, Provider]
-    edge: EdgeClient
-    results: ResultRepository
-    local_price: Price | None
 
 
 class Serving:
@@ -61,7 +40,7 @@ class Serving:
         self._flags = flags
         self._breakers = breakers
         self._recorder = recorder
-        self._chains = {feature.name: self._chain(feature) for feature in catalogue}
+        self._chains = {feature.name: chain_of(feature, backends) for feature in catalogue}
 
     async def serve(
         self,
@@ -94,7 +73,7 @@ class Serving:
             feature.check_output,
         )
         for attempt in result.attempts:
-            self._price(feature.name, attempt)
+            price(feature.name, attempt, self._backends.local_price)
         made = Inference(
             id=new_id(),
             feature=feature.name,
@@ -119,71 +98,6 @@ class Serving:
         arm = choose_arm(self._flags.is_enabled(flag, subject.id, subject.properties))
         FLAG_EVALUATIONS.labels(flag, arm.value).inc()
         return arm
-
-    def _chain(self, feature: Feature) -> list[Step]:
-        steps = [
-            step for name in feature.manifest.chain for step in self._steps(feature, feature.variants[name])
-        ]
-        served = feature.manifest.serve
-        if not any(step.served_by.variant == served for step in steps):
-            raise ConfigurationError(
-                f"{feature.name} serves {served}, but none of its providers is configured "
-                f"(there are {', '.join(self._backends.providers)}); set its key, or serve another variant"
-            )
-        share_s = feature.manifest.deadline_ms / 1000 / len(steps)
-        granted = [replace(step, granted_s=min(share_s, step.timeout_s or share_s)) for step in steps]
-        return [*granted, static_step(feature.manifest.static)]
-
-    def _steps(self, feature: Feature, variant: LoadedVariant) -> list[Step]:
-        """One step a model; models of providers that are not configured are left out."""
-        spec, back = variant.spec, self._backends
-        timeout_s = spec.timeout_ms / 1000 if spec.timeout_ms else None
-        by = ServedBy(variant.name, spec.pattern, variant.name, variant.version)
-        if isinstance(spec, EdgeVariant):
-            edge = EdgeStep(spec, feature.manifest.output, back.edge)
-            return [Step(by, f"edge/{spec.model}", edge, timeout_s=timeout_s)]
-        if isinstance(spec, PrecomputedVariant):
-            stored = PrecomputedStep(feature.name, variant.version, spec, back.results)
-            return [Step(by, "store", stored, timeout_s=timeout_s)]
-        return self._api_steps(feature, variant, spec, by, timeout_s)
-
-    def _api_steps(
-        self,
-        feature: Feature,
-        variant: LoadedVariant,
-        spec: ApiVariant,
-        by: ServedBy,
-        timeout_s: float | None,
-    ) -> list[Step]:
-        steps = []
-        for target in spec.models:
-            vendor, _, model = target.partition("/")
-            provider = self._backends.providers.get(vendor)
-            if provider is None:
-                log.warning("provider_not_configured", variant=variant.name, model=target)
-                continue
-            ask = ApiStep(variant, provider, model)
-            ask.render(feature.manifest.example.input)  # a prompt that cannot be filled fails here
-            steps.append(Step(by, target, ask, retries=spec.retries, timeout_s=timeout_s))
-        return steps
-
-    def _price(self, feature: str, attempt: Attempt) -> None:
-        """Sets what an attempt cost: nothing without tokens, None where the price is unknown."""
-        by, usage = attempt.served_by, attempt.usage
-        vendor, _, model = attempt.target.partition("/")
-        local = by.pattern != "api" or vendor == "local"
-        if usage is None:
-            # What a vendor billed for an attempt that told no usage is not known, unless it was not asked.
-            attempt.cost_usd = 0.0 if local or attempt.outcome == BreakerOpen.code else None
-        else:
-            price = self._backends.local_price
-            attempt.cost_usd = cost_usd(usage, price) if local else vendor_cost_usd(vendor, model, usage)
-            for kind in ("input", "cached_input", "output"):
-                TOKENS.labels(feature, by.variant, attempt.target, kind).inc(getattr(usage, kind))
-            if attempt.cost_usd is None:
-                UNPRICED.labels(feature, by.variant, attempt.target).inc()
-            else:
-                COST_USD.labels(feature, by.variant, attempt.target).inc(attempt.cost_usd)
 
 
 def _named(result: ChainResult) -> ServedBy:

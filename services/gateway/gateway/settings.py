@@ -1,31 +1,19 @@
 """What the gateway can be told."""
 
-from pydantic import AliasChoices, Field, SecretStr
+from pydantic import Field
 
 from trivium.flags import FlagSettings
+from trivium.llm.settings import ProviderSettings
 from trivium.settings import StoreSettings
 
 
-class GatewaySettings(FlagSettings, StoreSettings):
+class GatewaySettings(FlagSettings, ProviderSettings, StoreSettings):
     """Everything that the gateway reads from the environment."""
 
-    local_base_url: str | None = Field(
-        None, description="OpenAI-compatible base URL of the self-hosted models, local/…."
-    )
-    local_usd_per_million_tokens: float | None = Field(
-        0.0, ge=0, description="What self-hosted tokens cost you: no vendor bills them."
-    )
-    openai_base_url: str = Field("https://api.openai.com/v1", description="Base URL for the models openai/….")
-    openai_api_key: SecretStr | None = Field(
-        None,
-        validation_alias=AliasChoices("TRIVIUM_OPENAI_API_KEY", "OPENAI_API_KEY"),
-        description="Key for the models openai/…; without it they are not configured.",
-    )
     journal_max_bytes: int = Field(
         268_435_456, ge=1_048_576, description="Largest size of what waits for the database."
     )
-
-    @property
-    def resolved_local_base_url(self) -> str:
-        """The base URL with the default filled in."""
-        return self.local_base_url or f"http://127.0.0.1:{self.port_of('llm')}/v1"
+    upload_max_bytes: int = Field(
+        1_073_741_824, ge=1024, description="Largest JSONL body of a run, unpacked."
+    )
+    upload_line_bytes: int = Field(1_048_576, ge=1024, description="Longest line of such a body.")

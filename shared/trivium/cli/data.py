@@ -78,7 +78,8 @@ def archive_records(
     file: Path, variant: PrecomputedVariant, text_field: str, id_field: str | None
 ) -> dict[str, Record]:
     """The records of a file by their entity_key, the text in the field that the variant reads."""
-    field = variant.compute.neighbours.text_field
+    of = variant.compute.neighbours
+    field = of.text_field if of else text_field
     required = (text_field, id_field) if id_field else (text_field,)
     records: dict[str, Record] = {}
     for number, record in enumerate(read_records(file, required), start=1):

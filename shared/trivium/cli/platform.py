@@ -18,18 +18,18 @@ from pathlib import Path
 import aiohttp
 from rich.console import Console
 
-from trivium.cli.data import archive_records
-from trivium.cli.precompute import start_run, watch
+from trivium.cli.precompute import told, watch
 from trivium.cli.processes import Child, Part, ProcessFile
 from trivium.domain.manifest import PrecomputedVariant
 from trivium.errors import ConfigurationError, Unauthenticated
-from trivium.features import Catalogue, Feature, load_catalogue
+from trivium.features import Catalogue, Feature, LoadedVariant, file_source, load_catalogue
 from trivium.flags import FlagSettings
+from trivium.precompute.starting import new_run
 from trivium.settings import DEFAULT_SERVICE_KEY, StoreSettings
 from trivium.store.archive import ArchiveRepository
 from trivium.store.engine import Database, migrate
 from trivium.store.keys import SCOPES, KeyCache, KeyRepository
-from trivium.store.precompute import PrecomputeRepository
+from trivium.store.runs import RunRepository
 
 MIN_FREE_BYTES = 200_000_000
 
@@ -88,7 +88,6 @@ class Platform:
                 first = [self._launch(part) for part in embedded]
                 await asyncio.gather(self._migrate(database), *first)
                 key = await self._development_key(database)
-                await self._fill_archives(database, catalogue)
                 await asyncio.gather(*(self._launch(part) for part in services))
                 await self._precompute(database, catalogue)
             finally:
@@ -237,30 +236,27 @@ class Platform:
         _write_secret(path, secret)
         return secret
 
-    async def _fill_archives(self, database: Database, catalogue: Catalogue) -> None:
-        archive = ArchiveRepository(database)
-        for feature, spec in _precomputed(catalogue):
-            if spec.source and not await archive.count(spec.archive):
-                field = spec.compute.neighbours.text_field
-                source = feature.folder / spec.source
-                records = archive_records(source, spec, field, spec.key_field)
-                await archive.put(spec.archive, records)
-                self._console.print(f"  [green]✓[/] {'archive':<9}{spec.archive}: {len(records)} records")
-
     async def _precompute(self, database: Database, catalogue: Catalogue) -> None:
-        """Computes what has never been computed, and shows how far it is."""
-        ledger = PrecomputeRepository(database)
+        """Computes what has never been computed, from the manifest's own file, and shows how far it is."""
+        runs = RunRepository(database)
         for feature in catalogue:
             for variant in feature.precomputed:
-                latest = await ledger.latest(feature.name, variant.version)
-                if latest and latest.state == "done":
+                latest = await runs.latest(feature.name, variant.name, variant.version)
+                if latest and latest.state in ("done", "done_with_errors"):
                     continue
-                run_id = await start_run(database, feature, variant)
-                await watch(database, run_id, f"{feature.name} {variant.name}", self._console)
-                done = await ledger.progress(run_id)
-                assert done
-                count = done.total // 2
-                self._console.print(f"  [green]✓[/] {'results':<9}{feature.name}: {count} computed")
+                run_id = latest.run_id if latest and not latest.ended else None
+                if run_id is None:
+                    source = {"kind": await self._first_source(database, feature, variant)}
+                    run_id, _ = await runs.start(new_run(feature, variant, source, trigger="start"))
+                ended = await watch(database, run_id, f"{feature.name} {variant.name}", self._console)
+                self._console.print(f"  [green]✓[/] {'results':<9}{feature.name}: {told(ended)}")
+
+    async def _first_source(self, database: Database, feature: Feature, variant: LoadedVariant) -> str:
+        """The manifest's file for an archive that is empty; later imports are the operator's own."""
+        spec = variant.spec
+        assert isinstance(spec, PrecomputedVariant)
+        empty = not await ArchiveRepository(database).count(spec.archive)
+        return "source" if empty and file_source(spec, feature.folder) else "archive"
 
     def _show(self, catalogue: Catalogue, key: str) -> None:
         base = f"http://{self._settings.host}:{self._settings.port_of('gateway')}"
@@ -279,15 +275,6 @@ class Platform:
                 markup=False,
             )
         say("\nCtrl-C ends everything.")
-
-
-def _precomputed(catalogue: Catalogue) -> list[tuple[Feature, PrecomputedVariant]]:
-    return [
-        (feature, variant.spec)
-        for feature in catalogue
-        for variant in feature.precomputed
-        if isinstance(variant.spec, PrecomputedVariant)
-    ]
 
 
 def _http_ready(session: aiohttp.ClientSession, url: str) -> Callable[[], Awaitable[bool]]:

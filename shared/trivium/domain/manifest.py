@@ -4,10 +4,21 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, Self
 
 import jsonschema_rs
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator
+from cronsim import CronSim, CronSimError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from trivium.errors import ManifestError
 from trivium.located_yaml import Fault, NotYaml, Path, load_located
@@ -94,9 +105,59 @@ class Neighbours(_Strict):
 
 
 class Compute(_Strict):
-    """How a result comes about."""
+    """How a result comes about: by exactly one of these."""
 
-    neighbours: Neighbours
+    neighbours: Neighbours | None = None
+    variants: list[Name] | None = Field(
+        None, min_length=1, description="Edge and api variants of this feature; the first that can, answers."
+    )
+    batch_api: bool = Field(
+        False,
+        description="Ask the first variant's first model through its vendor's batch API, at half price.",
+    )
+    template: dict[str, Any] | None = Field(
+        None,
+        description="The output itself, with values of the record: `{$input: field}`. For results that were "
+        "computed elsewhere.",
+    )
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        given = [n for n in ("neighbours", "variants", "template") if getattr(self, n) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"give one of neighbours, variants, template, not {' and '.join(given) or 'none'}"
+            )
+        if self.batch_api and not self.variants:
+            raise ValueError("batch_api goes with variants")
+        return self
+
+
+class SqlSource(_Strict):
+    """A query on a database that the operator has configured."""
+
+    sql: str = Field(description="A SELECT; its column `key_field` must be unique and sortable.")
+    connection: Name = Field(description="Name of the connection in TRIVIUM_SOURCE_CONNECTIONS.")
+
+
+class Schedule(_Strict):
+    """When a run starts by itself."""
+
+    cron: str = Field(description="Five fields, in UTC.")
+    overlap: Literal["skip", "queue"] = Field(
+        "skip", description="What becomes of a run that is due while another runs."
+    )
+
+    @field_validator("cron")
+    @classmethod
+    def _is_cron(cls, value: str) -> str:
+        try:
+            next(CronSim(value, datetime(2024, 1, 1, tzinfo=UTC)))
+        except CronSimError as error:
+            raise ValueError(f"not a cron expression: {error}") from error
+        except StopIteration:
+            raise ValueError("never comes about") from None
+        return value
 
 
 class PrecomputedVariant(_Variant):
@@ -104,15 +165,28 @@ class PrecomputedVariant(_Variant):
 
     pattern: Literal["precomputed"]
     archive: Name = Field(description="The imported records; each is an entity.")
-    source: str | None = Field(
-        None, description="File that fills an empty archive, from the manifest's folder."
+    source: str | SqlSource | None = Field(
+        None,
+        description="Where the records come from: a file from the manifest's folder, a URL for fsspec, "
+        "or a query. A file fills an empty archive at the first start.",
     )
     key_field: str = Field("id", description="Field of a record that is its entity_key.")
     compute: Compute
+    chunk_rows: int = Field(512, ge=1, le=10_000, description="Entities that a worker takes at once.")
+    max_error_ratio: float = Field(
+        0.2, ge=0, le=1, description="A run stops itself above it, from 20 failed entities on."
+    )
+    max_cost_usd: float | None = Field(None, gt=0, description="A run stops itself beyond it.")
+    schedule: Schedule | None = None
     max_age_s: int = Field(86_400, gt=0, description="Older results are stale.")
     hard_max_age_s: int = Field(604_800, gt=0, description="Older results are not served.")
 
 
+# What says when and how a result is made, but not which it is.
+OPERATION = (
+    *("source", "chunk_rows", "max_error_ratio", "max_cost_usd", "schedule"),
+    *("max_age_s", "hard_max_age_s", "timeout_ms"),
+)
 Variant = Annotated[ApiVariant | EdgeVariant | PrecomputedVariant, Field(discriminator="pattern")]
 
 
@@ -326,10 +400,26 @@ def _check_variant(manifest: Manifest, name: str, variant: Variant) -> Iterator[
         for position, model in enumerate(variant.models):
             if "/" not in model:
                 yield (*here, "models", position), f"{model!r} must be provider/model"
-    if isinstance(variant, PrecomputedVariant) and variant.hard_max_age_s < variant.max_age_s:
-        yield (*here, "hard_max_age_s"), f"is under max_age_s, {variant.max_age_s}"
+    if isinstance(variant, PrecomputedVariant):
+        yield from _check_precomputed(manifest, variant, here)
     if variant.timeout_ms is not None and variant.timeout_ms > manifest.deadline_ms:
         yield (*here, "timeout_ms"), f"is over deadline_ms, {manifest.deadline_ms}"
+
+
+def _check_precomputed(manifest: Manifest, variant: PrecomputedVariant, here: Path) -> Iterator[Fault]:
+    if variant.hard_max_age_s < variant.max_age_s:
+        yield (*here, "hard_max_age_s"), f"is under max_age_s, {variant.max_age_s}"
+    if variant.schedule and not variant.source:
+        yield (*here, "schedule"), "needs a source"
+    for position, name in enumerate(variant.compute.variants or ()):
+        other = manifest.variants.get(name)
+        place = (*here, "compute", "variants", position)
+        if other is None:
+            yield place, f"{name!r} is not a variant; there are {', '.join(manifest.variants)}"
+        elif isinstance(other, PrecomputedVariant):
+            yield place, f"{name!r} is precomputed itself; name an edge or an api variant"
+        elif position == 0 and variant.compute.batch_api and not isinstance(other, ApiVariant):
+            yield place, f"{name!r} has no vendor with a batch API; name an api variant"
 
 
 def _path(loc: Path) -> Path:

@@ -1,23 +1,27 @@
-"""Archives: the imported records that features pre-compute for, and their embeddings."""
+"""Archives: the records that features pre-compute for, and their embeddings."""
 
 import hashlib
-import json
 import time
+from collections.abc import Sequence
 from typing import Any
 
+import orjson
 from sqlalchemy import delete, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from trivium.store.engine import Database, in_batches
+from trivium.domain.precompute import Item
+from trivium.store.bulk import upsert
+from trivium.store.engine import Database
 from trivium.store.tables import archive_embedding, archive_item
 
 Record = dict[str, Any]
+_ITEM = ("archive", "entity_key", "record", "input_hash", "imported_at")
+_PORTION = 2_000
 
 
 def input_hash(record: Record) -> str:
     """The first 32 hex digits of the SHA-256 of a record in canonical JSON."""
-    canonical = json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:32]
+    return hashlib.sha256(orjson.dumps(record, option=orjson.OPT_SORT_KEYS)).hexdigest()[:32]
 
 
 class ArchiveRepository:
@@ -29,13 +33,25 @@ class ArchiveRepository:
     async def put(self, archive: str, records: dict[str, Record]) -> None:
         """Adds records by their entity_key, in one transaction; newer ones replace older."""
         async with self._database.transaction() as connection:
-            await self._upsert(connection, archive, records)
+            await connection.execute(select(1))
+            await self.add(connection, archive, records)
 
     async def replace(self, archive: str, records: dict[str, Record]) -> None:
         """Makes an archive hold these records and no others, in one transaction."""
         async with self._database.transaction() as connection:
             await connection.execute(delete(archive_item).where(archive_item.c.archive == archive))
-            await self._upsert(connection, archive, records)
+            await self.add(connection, archive, records)
+
+    async def add(self, connection: AsyncConnection, archive: str, records: dict[str, Record]) -> None:
+        """Adds records within a transaction that has begun; those that are the same stay untouched."""
+        now = time.time()
+        rows = []
+        for key, record in records.items():
+            canonical = orjson.dumps(record, option=orjson.OPT_SORT_KEYS)
+            digest = hashlib.sha256(canonical).hexdigest()[:32]
+            rows.append((archive, key, canonical.decode(), digest, now))
+        changed = "archive_item.input_hash <> new.input_hash"
+        await upsert(self._database, connection, archive_item, _ITEM, rows, only_if=changed)
 
     async def count(self, archive: str) -> int:
         """How many records there are."""
@@ -43,66 +59,53 @@ class ArchiveRepository:
             statement = select(func.count()).where(archive_item.c.archive == archive)
             return int((await connection.execute(statement)).scalar_one())
 
-    async def keys(self, archive: str) -> list[str]:
-        """All entity_keys, in order."""
-        async with self._database.transaction() as connection:
-            statement = select(archive_item.c.entity_key).where(archive_item.c.archive == archive)
-            return list((await connection.execute(statement.order_by("entity_key"))).scalars())
-
-    async def between(self, archive: str, first: str, last: str) -> list[dict[str, Any]]:
-        """Rows (entity_key, record, input_hash) from first to last, both included, in order."""
+    async def keys(self, archive: str, after: str = "", limit: int = 1_000) -> list[str]:
+        """The entity_keys after one, in order."""
         item = archive_item.c
-        statement = (
-            select(item.entity_key, item.record, item.input_hash)
-            .where(item.archive == archive, item.entity_key.between(first, last))
-            .order_by(item.entity_key)
-        )
+        statement = select(item.entity_key).where(item.archive == archive, item.entity_key > after)
         async with self._database.transaction() as connection:
-            return [dict(row) for row in (await connection.execute(statement)).mappings()]
+            return list((await connection.execute(statement.order_by("entity_key").limit(limit))).scalars())
 
-    async def embedded(self, archive: str, model: str, first: str, last: str) -> dict[str, str]:
-        """The input_hash that each embedding of a range was made from, by entity_key."""
+    async def items(self, archive: str, keys: Sequence[str]) -> list[Item]:
+        """The records of these keys, in order; those that there are not are left out."""
+        item = archive_item.c
+        found: list[Item] = []
+        async with self._database.transaction() as connection:
+            for start in range(0, len(keys), _PORTION):
+                some = item.entity_key.in_(keys[start : start + _PORTION])
+                statement = select(item.entity_key, item.record, item.input_hash).where(
+                    item.archive == archive, some
+                )
+                rows: list[Any] = list(await connection.execute(statement))
+                found += [Item(*row) for row in rows]
+        return sorted(found, key=lambda one: one.entity_key)
+
+    async def embedded(self, archive: str, model: str, keys: Sequence[str]) -> dict[str, str]:
+        """The input_hash that each embedding was made from, by entity_key."""
         of = archive_embedding.c
         statement = select(of.entity_key, of.input_hash).where(
-            of.archive == archive, of.model == model, of.entity_key.between(first, last)
+            of.archive == archive, of.model == model, of.entity_key.in_(keys)
         )
         async with self._database.transaction() as connection:
-            return {row.entity_key: row.input_hash for row in await connection.execute(statement)}
+            rows: list[Any] = list(await connection.execute(statement))
+        return {row.entity_key: row.input_hash for row in rows}
 
-    async def embeddings(self, archive: str, model: str) -> list[tuple[str, str, Record, bytes]]:
-        """(entity_key, input_hash, record, vector) of all that is embedded, in order of the key."""
+    async def drop_orphans(self, archive: str, model: str) -> list[str]:
+        """Forgets the embeddings of records that are gone; returns their keys."""
         of, item = archive_embedding.c, archive_item.c
-        joined = archive_embedding.join(
-            archive_item,
-            (of.archive == item.archive) & (of.entity_key == item.entity_key),
-        )
+        there = select(item.entity_key).where(item.archive == archive, item.entity_key == of.entity_key)
+        statement = delete(archive_embedding).where(of.archive == archive, of.model == model, ~there.exists())
+        async with self._database.transaction() as connection:
+            return list((await connection.execute(statement.returning(of.entity_key))).scalars())
+
+    async def embeddings(self, archive: str, model: str) -> list[tuple[str, str, str | None, bytes]]:
+        """(entity_key, input_hash, run_id, vector) of all that is embedded, in order of the key."""
+        of = archive_embedding.c
         statement = (
-            select(of.entity_key, of.input_hash, item.record, of.vector)
-            .select_from(joined)
+            select(of.entity_key, of.input_hash, of.run_id, of.vector)
             .where(of.archive == archive, of.model == model)
             .order_by(of.entity_key)
         )
         async with self._database.transaction() as connection:
-            rows = await connection.execute(statement)
-            return [(row.entity_key, row.input_hash, row.record, row.vector) for row in rows]
-
-    async def _upsert(self, connection: AsyncConnection, archive: str, records: dict[str, Record]) -> None:
-        now = time.time()
-        rows = [
-            {
-                "archive": archive,
-                "entity_key": key,
-                "record": record,
-                "input_hash": input_hash(record),
-                "imported_at": now,
-            }
-            for key, record in records.items()
-        ]
-        statement = self._database.insert(archive_item)
-        new = statement.excluded
-        statement = statement.on_conflict_do_update(
-            index_elements=["archive", "entity_key"],
-            set_={c: getattr(new, c) for c in ("record", "input_hash", "imported_at")},
-        )
-        for batch in in_batches(rows):
-            await connection.execute(statement, batch)
+            rows: list[Any] = list(await connection.execute(statement))
+        return [tuple(row) for row in rows]

@@ -8,7 +8,18 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Insert, Table, event
+from sqlalchemy import (
+    ColumnElement,
+    Double,
+    Insert,
+    Table,
+    TextClause,
+    event,
+    func,
+    literal_column,
+    select,
+    text,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
@@ -67,12 +78,23 @@ class Database:
         except (OSError, TimeoutError) as error:
             raise Unavailable("The database is away", retry_after_s=2) from error
 
-    async def serialise(self, connection: AsyncConnection, table: Table) -> None:
-        """Lets one transaction at a time go on from here; others wait. To be called first in it."""
+    async def serialise(self, connection: AsyncConnection, name: str) -> None:
+        """Lets one transaction of a name at a time go on from here. To be called first in it."""
         if self.is_sqlite:
             await connection.exec_driver_sql("BEGIN IMMEDIATE")
         else:
-            await connection.exec_driver_sql(f"LOCK TABLE {table.name} IN SHARE ROW EXCLUSIVE MODE")
+            await connection.execute(select(func.pg_advisory_xact_lock(func.hashtext(name))))
+
+    @property
+    def now(self) -> ColumnElement[float]:
+        """The time by the database's clock, in Unix seconds: workers' own clocks may differ."""
+        sqlite, postgres = "(julianday('now') - 2440587.5) * 86400.0", "extract(epoch FROM clock_timestamp())"
+        return literal_column(sqlite if self.is_sqlite else f"({postgres})::float8", Double)
+
+    def over_keys(self, sql: str) -> TextClause:
+        """A statement over the strings of the JSON array `:keys`: the column `value` of EACH_KEY."""
+        each = "json_each(:keys)" if self.is_sqlite else "json_array_elements_text(:keys)"
+        return text(sql.replace("EACH_KEY", each))
 
     def insert(self, table: Table) -> Any:
         """An INSERT with `on_conflict_do_…`, in the dialect of this database."""

@@ -1,49 +1,190 @@
-"""Pre-computed results: one read on the hot path says the answer and whether it still holds."""
+"""Stored results: one read says the answer and whether it still holds. Chunks write them, see chunks.py."""
 
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import and_, select
+import orjson
+from sqlalchemy import delete, func, select, text
 
-from trivium.store.engine import Database
-from trivium.store.tables import archive_item, precomputed_result
+from trivium.domain.precompute import RefreshReason
+from trivium.store.engine import Database, in_batches, insert_ignoring
+from trivium.store.tables import archive_item, precomputed_result, refresh_request
+
+PRUNE_ROWS = 5_000
+_SAMPLE = 1_000
+_FIND = """
+SELECT given.value, item.input_hash, CAST(result.output AS TEXT), result.input_hash,
+       result.variant_version, result.confidence, result.model, result.computed_at
+FROM EACH_KEY AS given
+LEFT JOIN archive_item AS item ON item.archive = :archive AND item.entity_key = given.value
+LEFT JOIN precomputed_result AS result
+  ON result.feature = :feature AND result.variant = :variant AND result.entity_key = given.value
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredResult:
-    """A result, and the hash of its entity's record as it is now (None: no such entity)."""
+    """What there is of an entity. Without a result, `output` and what follows it are None.
 
-    output: dict[str, Any]
+    `current_input_hash` is that of the entity's record as it is now; None if there is no such entity.
+    """
+
+    entity_key: str
+    current_input_hash: str | None
+    output: dict[str, Any] | None
     input_hash: str
     variant_version: str
+    confidence: float | None
+    model: str | None
     computed_at: float
-    current_input_hash: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Refresh:
+    """A wish to compute one entity anew; `record` is its input, where the wish brings a newer one."""
+
+    feature: str
+    variant: str
+    entity_key: str
+    reason: RefreshReason
+    record: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """How much one variant has stored; bytes are those of a sample, times the rows."""
+
+    feature: str
+    variant: str
+    rows: int
+    bytes: int
 
 
 class ResultRepository:
-    """Results in the database; the worker writes them with their chunk, see precompute.py."""
+    """Results in the database."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def find(self, feature: str, archive: str, entity_key: str) -> StoredResult | None:
-        """The result of one entity."""
-        result, item = precomputed_result.c, archive_item.c
-        joined = precomputed_result.outerjoin(
-            archive_item,
-            and_(item.archive == archive, item.entity_key == result.entity_key),
-        )
-        statement = (
-            select(
-                result.output,
-                result.input_hash,
-                result.variant_version,
-                result.computed_at,
-                item.input_hash.label("current_input_hash"),
-            )
-            .select_from(joined)
-            .where(result.feature == feature, result.entity_key == entity_key)
+    async def find(
+        self, feature: str, variant: str, archive: str, entity_keys: Sequence[str]
+    ) -> list[StoredResult]:
+        """What there is of some entities, in their order, by one query."""
+        statement = self._database.over_keys(_FIND)
+        given = {
+            "keys": orjson.dumps(list(entity_keys)).decode(),
+            "archive": archive,
+            "feature": feature,
+            "variant": variant,
+        }
+        async with self._database.transaction() as connection:
+            rows = (await connection.execute(statement, given)).all()
+        found = {
+            row[0]: StoredResult(row[0], row[1], orjson.loads(row[2]) if row[2] else None, *row[3:])
+            for row in rows
+        }
+        return [found[key] for key in entity_keys]
+
+    async def ask(self, wishes: Sequence[Refresh]) -> None:
+        """Notes wishes; one for an entity that waits for its turn already changes nothing."""
+        now = time.time()
+        rows = {
+            (wish.feature, wish.variant, wish.entity_key): {
+                "feature": wish.feature,
+                "variant": wish.variant,
+                "entity_key": wish.entity_key,
+                "reason": wish.reason,
+                "record": wish.record,
+                "requested_at": now,
+            }
+            for wish in wishes
+        }
+        async with self._database.transaction() as connection:
+            await insert_ignoring(connection, self._database.insert(refresh_request), list(rows.values()))
+
+    async def wanted(self) -> list[tuple[str, str]]:
+        """(feature, variant) of the wishes that no run has taken yet."""
+        want = refresh_request.c
+        statement = select(want.feature, want.variant).where(want.run_id.is_(None)).distinct()
+        async with self._database.transaction() as connection:
+            return [(row.feature, row.variant) for row in await connection.execute(statement)]
+
+    async def records_wished(
+        self, feature: str, variant: str, keys: Sequence[str]
+    ) -> dict[str, dict[str, Any]]:
+        """The records that wishes bring."""
+        want = refresh_request.c
+        statement = select(want.entity_key, want.record).where(
+            want.feature == feature, want.variant == variant, want.entity_key.in_(keys)
         )
         async with self._database.transaction() as connection:
-            row = (await connection.execute(statement)).mappings().first()
-            return StoredResult(**row) if row else None
+            rows: list[Any] = list(await connection.execute(statement))
+        return {row.entity_key: row.record for row in rows if row.record}
+
+    async def outputs_of(
+        self, feature: str, variant: str, version: str, after: str, limit: int
+    ) -> list[tuple[str, str, dict[str, Any]]]:
+        """(entity_key, input_hash, output) of one version's results after a key, in order."""
+        result = precomputed_result.c
+        statement = (
+            select(result.entity_key, result.input_hash, result.output)
+            .where(result.feature == feature, result.variant == variant, result.entity_key > after)
+            .where(result.variant_version == version)
+            .order_by(result.entity_key)
+            .limit(limit)
+        )
+        async with self._database.transaction() as connection:
+            rows: list[Any] = list(await connection.execute(statement))
+        return [tuple(row) for row in rows]
+
+    async def stored(self) -> list[Stored]:
+        """How much each variant has stored."""
+        result = precomputed_result.c
+        counts = select(result.feature, result.variant, func.count()).group_by("feature", "variant")
+        size = (
+            "length(output) + length(entity_key) + 160"
+            if self._database.is_sqlite
+            else "pg_column_size(precomputed_result)"
+        )
+        sample = text(
+            f"SELECT avg(bytes) FROM (SELECT {size} AS bytes FROM precomputed_result "  # noqa: S608
+            f"WHERE feature = :feature AND variant = :variant LIMIT {_SAMPLE}) AS sample"
+        )
+        found = []
+        async with self._database.transaction() as connection:
+            counted: list[Any] = list((await connection.execute(counts)).all())
+            for feature, variant, rows in counted:
+                given = {"feature": feature, "variant": variant}
+                mean = float((await connection.execute(sample, given)).scalar_one())
+                found.append(Stored(feature, variant, rows, round(mean * rows)))
+        return found
+
+    async def prune(self, feature: str, variant: str, *, archive: str | None, before: float | None) -> int:
+        """Drops one portion of a variant's results; returns how many went, to be called until that is 0.
+
+        Args:
+            feature: whose.
+            variant: whose.
+            archive: drop the results of entities that are not in it any more; None: drop all.
+            before: drop those that were computed before this moment.
+        """
+        result, item = precomputed_result.c, archive_item.c
+        of = select(result.entity_key).where(result.feature == feature, result.variant == variant)
+        if archive is not None:
+            there = select(item.entity_key).where(
+                item.archive == archive, item.entity_key == result.entity_key
+            )
+            gone = ~there.exists()
+            of = of.where(gone if before is None else gone | (result.computed_at < before))
+        async with self._database.transaction() as connection:
+            keys: list[str] = list((await connection.execute(of.limit(PRUNE_ROWS))).scalars())
+            for batch in in_batches([{"key": key} for key in keys]):
+                drop = delete(precomputed_result).where(
+                    result.feature == feature,
+                    result.variant == variant,
+                    result.entity_key.in_([row["key"] for row in batch]),
+                )
+                await connection.execute(drop)
+            return len(keys)

@@ -72,6 +72,8 @@ inference = Table(
     Column("latency_ms", Double, nullable=False),
     Column("deadline_ms", Integer, nullable=False),
     Column("created_at", Double, nullable=False),
+    # generating: the answer so far is a placeholder, and the worker is asked for the real one.
+    Column("status", String(16), nullable=False, server_default="done"),
     Index(None, "feature", "created_at"),
 )
 
@@ -122,6 +124,7 @@ archive_item = Table(
     Column("imported_at", Double, nullable=False),
 )
 
+# `run_id` is the run that embedded it last.
 archive_embedding = Table(
     "archive_embedding",
     metadata,
@@ -130,8 +133,10 @@ archive_embedding = Table(
     Column("model", NAME, primary_key=True),
     Column("input_hash", String(32), nullable=False),
     Column("vector", LargeBinary, nullable=False),
+    Column("run_id", ID),
 )
 
+# The counts are filled in when a run ends; until then its chunks have them.
 precompute_run = Table(
     "precompute_run",
     metadata,
@@ -139,43 +144,111 @@ precompute_run = Table(
     Column("feature", NAME, nullable=False),
     Column("variant", NAME, nullable=False),
     Column("variant_version", String(64), nullable=False),
-    Column("state", String(16), nullable=False),
+    Column("trigger", String(16), nullable=False),
+    Column("source", Json, nullable=False),
+    Column("idempotency_key", String(255)),
+    Column("key_id", ID),
+    Column("state", String(24), nullable=False),
     Column("phase", String(16), nullable=False),
-    Column("entities", Integer, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("force", Boolean, nullable=False),
+    Column("max_error_ratio", Double, nullable=False),
+    Column("max_cost_usd", Double),
+    Column("line_errors", Json, nullable=False),
+    Column("bad_lines", Integer, nullable=False),
+    Column("total", Integer),
+    Column("computed", Integer),
+    Column("unchanged", Integer),
+    Column("abstained", Integer),
+    Column("failed", Integer),
+    Column("gone", Integer),
+    Column("cost_usd", Double),
     Column("error", Text),
     Column("created_at", Double, nullable=False),
+    Column("started_at", Double),
     Column("finished_at", Double),
-    CheckConstraint("state in ('running', 'done', 'failed')", name="state"),
+    UniqueConstraint("feature", "idempotency_key"),
+    CheckConstraint(
+        "state in ('queued', 'running', 'done', 'done_with_errors', 'failed', 'cancelled')", name="state"
+    ),
     Index(None, "state"),
+    Index(None, "feature", "created_at"),
 )
 
+# `entity_keys` are those that it covers; a chunk that was bisected is `split`; its halves stand beside it.
 precompute_chunk = Table(
     "precompute_chunk",
     metadata,
     Column("id", ID, primary_key=True),
     Column("run_id", ID, ForeignKey("precompute_run.id"), nullable=False),
     Column("phase", String(16), nullable=False),
-    Column("first_key", KEY, nullable=False),
-    Column("last_key", KEY, nullable=False),
+    Column("position", Integer, nullable=False),
+    Column("entity_keys", Json, nullable=False),
     Column("size", Integer, nullable=False),
     Column("state", String(16), nullable=False),
     Column("token", Integer, nullable=False),
     Column("lease_until", Double),
+    Column("not_before", Double),
+    Column("worker", String(64)),
+    Column("attempts", Integer, nullable=False),
     Column("failures", Integer, nullable=False),
+    Column("cursor", Json),
+    Column("computed", Integer, nullable=False),
+    Column("unchanged", Integer, nullable=False),
+    Column("abstained", Integer, nullable=False),
+    Column("failed", Integer, nullable=False),
+    Column("gone", Integer, nullable=False),
+    Column("cost_usd", Double, nullable=False),
     Column("error", Text),
-    CheckConstraint("state in ('pending', 'leased', 'done', 'failed')", name="state"),
+    Column("finished_at", Double),
+    CheckConstraint("state in ('pending', 'leased', 'done', 'split', 'cancelled')", name="state"),
     Index(None, "run_id", "phase", "state"),
+    Index(None, "run_id", "finished_at"),
 )
 
 precomputed_result = Table(
     "precomputed_result",
     metadata,
     Column("feature", NAME, primary_key=True),
+    Column("variant", NAME, primary_key=True),
     Column("entity_key", KEY, primary_key=True),
     Column("output", Json, nullable=False),
     Column("input_hash", String(32), nullable=False),
-    Column("variant", NAME, nullable=False),
     Column("variant_version", String(64), nullable=False),
+    Column("confidence", Double),
+    Column("model", NAME),
+    Column("cost_usd", Double),
     Column("computed_at", Double, nullable=False),
     Column("run_id", ID, nullable=False),
+)
+
+# An entity that a run could not compute, and why. An abstention is no error.
+dead_item = Table(
+    "dead_item",
+    metadata,
+    Column("run_id", ID, primary_key=True),
+    Column("entity_key", KEY, primary_key=True),
+    Column("feature", NAME, nullable=False),
+    Column("variant", NAME, nullable=False),
+    Column("variant_version", String(64), nullable=False),
+    Column("input_hash", String(32)),
+    Column("code", String(32), nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("abstained", Boolean, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("replayed_in", ID),
+    Index(None, "feature", "created_at"),
+)
+
+# A result that is to be computed anew, at most one request an entity; it goes when that is done.
+refresh_request = Table(
+    "refresh_request",
+    metadata,
+    Column("feature", NAME, primary_key=True),
+    Column("variant", NAME, primary_key=True),
+    Column("entity_key", KEY, primary_key=True),
+    Column("reason", String(16), nullable=False),
+    Column("record", Json),
+    Column("requested_at", Double, nullable=False),
+    Column("run_id", ID, index=True),
 )

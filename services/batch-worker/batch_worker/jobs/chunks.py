@@ -1,29 +1,37 @@
 """One chunk, from its claim to its results."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from typing import Any
+import time
+from collections.abc import Sequence
+from contextlib import suppress
 
 import structlog
 
+from batch_worker.jobs.factory import JobFactory
+from batch_worker.jobs.imports import Imports
+from batch_worker.jobs.job import AWAY, Job, Later
 from batch_worker.jobs.neighbours import NeighboursJob
-from trivium.domain.manifest import PrecomputedVariant
-from trivium.errors import (
-    ConfigurationError,
-    ConnectionFailed,
-    Overloaded,
-    StepTimeout,
-    TriviumError,
-    Unavailable,
-)
-from trivium.features import Catalogue
-from trivium.metrics import CHUNKS, RESULTS_STORED
-from trivium.store.precompute import EMBED, Claim, PrecomputeRepository
+from trivium.domain.precompute import COMPUTE, EMBED, IMPORT, SELECT, Batch, Dead
+from trivium.errors import ConfigurationError, InvalidRequest, TriviumError, Unavailable
+from trivium.features import Feature, LoadedVariant
+from trivium.metrics import CHUNK_SECONDS, CHUNKS, RESULTS_STORED
+from trivium.precompute.lease import LeaseLost, kept
+from trivium.precompute.starting import precomputed_variant
+from trivium.store.archive import ArchiveRepository
+from trivium.store.chunks import ChunkRepository, Claim
+from trivium.store.results import ResultRepository
+from trivium.store.runs import RunRepository
 
 log = structlog.get_logger()
-# What a chunk needs is away for now: no fault of the chunk's, so it is not counted.
-AWAY = (ConnectionFailed, Overloaded, StepTimeout, Unavailable)
+# Leases that may end without a word (a worker died of it, perhaps) before a chunk is bisected.
+MAX_LOST = 3
+# Failures of a chunk as a whole before it is bisected.
+MAX_FAILURES = 2
+# Looks of workers that have another version of the manifest than the run.
+MAX_STRANGERS = 20
+STRANGER_S = 3.0
+AWAY_S = 1.0
+SELECTED_A_CHUNK = 512
 
 
 class ChunkWorker:
@@ -31,81 +39,157 @@ class ChunkWorker:
 
     def __init__(
         self,
-        ledger: PrecomputeRepository,
-        catalogue: Catalogue,
-        neighbours: NeighboursJob,
+        runs: RunRepository,
+        chunks: ChunkRepository,
+        archive: ArchiveRepository,
+        results: ResultRepository,
+        jobs: JobFactory,
+        imports: Imports,
         lease_s: float,
+        name: str,
     ) -> None:
-        self._ledger = ledger
-        self._catalogue = catalogue
-        self._neighbours = neighbours
+        self._runs = runs
+        self._chunks = chunks
+        self._archive = archive
+        self._results = results
+        self._jobs = jobs
+        self._imports = imports
         self._lease_s = lease_s
+        self._name = name
 
     async def work(self, chunk_id: str) -> None:
         """Claims and computes a chunk. What fails is handed back to the ledger, which counts."""
-        claim = await self._ledger.claim(chunk_id, self._lease_s)
+        claim = await self._chunks.claim(chunk_id, self._lease_s, self._name)
         if claim is None:
             return
+        started = time.monotonic()
+        outcome = "done"
         try:
-            async with self._heartbeat(claim):
-                written = await self._compute(claim)
+            async with kept(self._chunks, claim, self._lease_s):
+                await self._work(claim)
         except asyncio.CancelledError:
-            await asyncio.shield(self._ledger.hand_back(claim))
+            await asyncio.shield(self._chunks.hand_back(claim))
             raise
-        except TriviumError as error:
-            log.warning("chunk_failed", chunk=chunk_id, code=error.code, detail=error.detail)
-            away = isinstance(error, AWAY)
-            CHUNKS.labels(claim.feature, "handed_back" if away else "failed").inc()
-            if away:
-                await self._pause_and_hand_back(claim)
-            else:
-                await self._ledger.fail(claim, f"{error.code}: {error.detail}")
-        except Exception as error:
-            # A programming error: it is counted against the chunk, and not swallowed.
-            CHUNKS.labels(claim.feature, "failed").inc()
-            await self._ledger.fail(claim, f"unexpected: {type(error).__name__}")
-            raise
+        except LeaseLost:
+            outcome = "lost"
+            log.warning("lease_lost", chunk=claim.chunk_id, run=claim.run_id)
+        except Later as later:
+            outcome = "waits"
+            await self._hand_back(claim, later.seconds)
+        except AWAY as away:
+            outcome = "handed_back"
+            log.warning("chunk_waits", chunk=claim.chunk_id, code=away.code, detail=away.detail)
+            await self._hand_back(claim, max(AWAY_S, min(away.retry_after_s or 0.0, 60.0)))
+        except (ConfigurationError, InvalidRequest) as error:
+            outcome = "failed"
+            await self._runs.fail(claim.run_id, error.detail)
+        except Exception as error:  # noqa: BLE001 - a row may cause whatever; it is found, and told of
+            outcome = "failed"
+            await self._fail(claim, error)
+        CHUNKS.labels(claim.feature, outcome).inc()
+        CHUNK_SECONDS.labels(claim.feature, claim.phase).observe(time.monotonic() - started)
+
+    async def _work(self, claim: Claim) -> None:
+        found = self._variant(claim)
+        if found is None:
+            await self._leave_to_others(claim)
+            return
+        feature, variant = found
+        if claim.phase == IMPORT:
+            await self._imports.run(claim, feature, variant)
+        elif claim.phase in (EMBED, SELECT):
+            await self._prepare(claim, feature, variant)
         else:
-            CHUNKS.labels(claim.feature, "done" if written else "lost").inc()
+            await self._compute(claim, feature, variant)
 
-    async def _compute(self, claim: Claim) -> bool:
-        spec = self._spec(claim)
+    def _variant(self, claim: Claim) -> tuple[Feature, LoadedVariant] | None:
+        """The variant that a chunk is for, if this worker's manifests have it in this version."""
+        with suppress(TriviumError):
+            feature = self._jobs.catalogue.get(claim.feature)
+            variant, _ = precomputed_variant(feature, claim.variant)
+            if variant.version == claim.variant_version:
+                return feature, variant
+        return None
+
+    async def _leave_to_others(self, claim: Claim) -> None:
+        """In the middle of a deployment others may have the version; if nobody has, the run ends."""
+        told = f"{claim.feature} {claim.variant} {claim.variant_version} is in no worker's manifests"
+        if claim.failures + 1 >= MAX_STRANGERS:
+            raise ConfigurationError(told)
+        await self._chunks.hand_back(claim, after_s=STRANGER_S, error=told)
+
+    async def _prepare(self, claim: Claim, feature: Feature, variant: LoadedVariant) -> None:
+        job = self._jobs.neighbours(feature, variant)
+        archive = self._jobs.spec_of(variant).archive
         if claim.phase == EMBED:
-            embeddings = await self._neighbours.embed(claim, spec)
-            return await self._ledger.finish(claim, embeddings=embeddings)
-        results = await self._neighbours.compare(claim, spec)
-        written = await self._ledger.finish(claim, results=results)
-        if written:
-            RESULTS_STORED.labels(claim.feature, claim.variant).inc(len(results))
-        return written
+            batch = Batch(embeddings=await job.embed(claim.keys))
+            written = await self._chunks.checkpoint(claim, batch, ends=True, archive=archive, model=job.model)
+        else:
+            keys = await job.select(claim)
+            cuts = [keys[at : at + SELECTED_A_CHUNK] for at in range(0, len(keys), SELECTED_A_CHUNK)]
+            following = [(COMPUTE, cut) for cut in cuts]
+            written = await self._chunks.checkpoint(claim, Batch(), ends=True, following=following)
+        if not written:
+            raise LeaseLost
 
-    def _spec(self, claim: Claim) -> PrecomputedVariant:
-        variant = self._catalogue.get(claim.feature).variants.get(claim.variant)
-        if variant is None or variant.version != claim.variant_version:
-            raise ConfigurationError(
-                f"The run is for {claim.variant} {claim.variant_version}, which the manifest no longer has"
-            )
-        assert isinstance(variant.spec, PrecomputedVariant)
-        return variant.spec
+    async def _compute(self, claim: Claim, feature: Feature, variant: LoadedVariant) -> None:
+        """Computes what is due of a chunk, portion by portion, each written as soon as it is made."""
+        spec = self._jobs.spec_of(variant)
+        await self._take_records_wished(claim, spec.archive)
+        job = self._jobs.job(claim, feature, variant)
+        at = int((claim.cursor or {}).get("at", 0))
+        if claim.attempts > MAX_LOST:
+            await self._bisect(claim, claim.keys[at:], "worker_lost", "every worker that held it was lost")
+            return
+        while True:
+            end = min(at + job.rows, len(claim.keys))
+            batch = await self._portion(claim, job, spec.archive, claim.keys[at:end])
+            at = end
+            ends = at >= len(claim.keys)
+            cursor = None if ends else {"at": at}
+            if not await self._chunks.checkpoint(claim, batch, ends=ends, cursor=cursor):
+                raise LeaseLost
+            RESULTS_STORED.labels(claim.feature, claim.variant).inc(len(batch.results))
+            if ends:
+                return
 
-    async def _pause_and_hand_back(self, claim: Claim) -> None:
-        """Gives what is away a moment. With the database away, the lease ends by itself."""
-        await asyncio.sleep(1.0)
+    async def _portion(self, claim: Claim, job: Job, archive: str, keys: Sequence[str]) -> Batch:
+        # Whose neighbours are to be compared was selected: the record itself need not have changed.
+        force = claim.force or isinstance(job, NeighboursJob)
+        found = await self._chunks.find(claim, archive, keys, force=force)
+        batch = await job.compute(claim, found.items) if found.items else Batch()
+        batch.unchanged, batch.gone = found.unchanged, found.gone
+        return batch
+
+    async def _take_records_wished(self, claim: Claim, archive: str) -> None:
+        """A wish may bring the entity's input, newer than the archive's."""
+        if claim.source["kind"] == "refresh":
+            records = await self._results.records_wished(claim.feature, claim.variant, claim.keys)
+            if records:
+                await self._archive.put(archive, records)
+
+    async def _fail(self, claim: Claim, error: Exception) -> None:
+        """Tries a chunk that fails as a whole once more, then bisects it: what is poisonous ends up alone."""
+        code = error.code if isinstance(error, TriviumError) else "unexpected"
+        detail = error.detail if isinstance(error, TriviumError) else f"{type(error).__name__}: {error}"
+        log.error("chunk_failed", chunk=claim.chunk_id, run=claim.run_id, code=code, exc_info=error)
+        at = int((claim.cursor or {}).get("at", 0))
+        if claim.phase != COMPUTE and claim.failures + 1 >= 2 * MAX_FAILURES:
+            await self._runs.fail(claim.run_id, f"{claim.phase}: {code}: {detail}")
+        elif claim.phase != COMPUTE or claim.failures + 1 < MAX_FAILURES:
+            await self._hand_back(claim, 0.0, f"{code}: {detail}")
+        else:
+            with suppress(Unavailable):  # then its lease ends, and it is tried again
+                await self._bisect(claim, claim.keys[at:], code, detail)
+
+    async def _bisect(self, claim: Claim, keys: Sequence[str], code: str, detail: str) -> None:
+        if len(keys) > 1:
+            await self._chunks.split(claim, f"{code}: {detail}", keys)
+            return
+        batch = Batch(dead=[Dead(key, None, code, detail) for key in keys])
+        await self._chunks.checkpoint(claim, batch, ends=True)
+
+    async def _hand_back(self, claim: Claim, after_s: float, error: str | None = None) -> None:
+        """With the database away the lease ends by itself."""
         with suppress(Unavailable):
-            await self._ledger.hand_back(claim)
-
-    @asynccontextmanager
-    async def _heartbeat(self, claim: Claim) -> AsyncIterator[None]:
-        async def beat() -> None:
-            while True:
-                await asyncio.sleep(self._lease_s / 3)
-                with suppress(TriviumError):
-                    await self._ledger.renew(claim, self._lease_s)
-
-        beating: asyncio.Task[Any] = asyncio.create_task(beat())
-        try:
-            yield
-        finally:
-            beating.cancel()
-            with suppress(asyncio.CancelledError):
-                await beating
+            await self._chunks.hand_back(claim, after_s=after_s, error=error)

@@ -1,89 +1,192 @@
-"""Nearest neighbours within an archive, in two phases: embed every record, then compare all."""
+"""Nearest neighbours within an archive: embed what is new, select whose neighbours that changes, compare."""
 
 import asyncio
-import time
-from dataclasses import dataclass
-from typing import Any
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trivium.domain.manifest import PrecomputedVariant
+from trivium.domain.precompute import Batch, Embedding, Item, Result
 from trivium.edge import EdgeClient
 from trivium.store.archive import ArchiveRepository
-from trivium.store.precompute import Claim
+from trivium.store.chunks import Claim
+from trivium.store.results import ResultRepository
 
-Row = dict[str, Any]
 Floats = NDArray[np.float32]
+Rows = NDArray[np.int64]
 TEXTS_A_CALL = 64
-CALL_S = 30.0
+CALL_S = 60.0
+KEPT = 2
+# From so many records on an index (HNSW, approximate) takes less time than to compare all with all.
+INDEX_FROM = 50_000
+# Above this share of changed records, to find out whose neighbours change costs more than to compare all.
+SELECT_UP_TO = 0.25
+PAGE = 2_000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
+class Space:
+    """The embedded records of an archive: [n, hidden], rows of unit length, in order of their keys."""
+
+    keys: list[str]
+    hashes: list[str]
+    runs: list[str | None]
+    matrix: Floats
+    row_of: dict[str, int] = field(init=False)
+    index: object = None
+
+    def __post_init__(self) -> None:
+        self.row_of = {key: row for row, key in enumerate(self.keys)}
+
+    def nearest(self, rows: Rows, k: int) -> tuple[Rows, Floats]:
+        """See nearest_others; above INDEX_FROM records by an index, approximately."""
+        if len(self.keys) < INDEX_FROM:
+            return nearest_others(self.matrix, rows, k)
+        return self._by_index(rows, k)
+
+    def _by_index(self, rows: Rows, k: int) -> tuple[Rows, Floats]:
+        from usearch.index import Index
+
+        if self.index is None:
+            made = Index(ndim=self.matrix.shape[1], metric="ip", dtype="f32")
+            made.add(np.arange(len(self.keys)), self.matrix)
+            self.index = made
+        found = self.index.search(self.matrix[rows], k + 1)  # type: ignore[attr-defined]
+        nearest = np.empty((len(rows), k), dtype=np.int64)
+        scores = np.empty((len(rows), k), dtype=np.float32)
+        for place, row in enumerate(rows):
+            others = [(int(key), 1.0 - float(d)) for key, d in _pairs(found, place) if int(key) != row][:k]
+            nearest[place] = [key for key, _ in others]
+            scores[place] = [score for _, score in others]
+        return nearest, scores
+
+
 class NeighboursJob:
-    """What both phases need."""
+    """The phases of a run over neighbours."""
 
-    archive: ArchiveRepository
-    edge: EdgeClient
+    rows = 256
 
-    async def embed(self, claim: Claim, spec: PrecomputedVariant) -> list[Row]:
-        """Embeddings of the chunk's records that are new or have changed."""
-        of = spec.compute.neighbours
-        items = await self.archive.between(spec.archive, claim.first_key, claim.last_key)
-        known = await self.archive.embedded(spec.archive, of.model, claim.first_key, claim.last_key)
-        todo = [item for item in items if known.get(item["entity_key"]) != item["input_hash"]]
-        rows: list[Row] = []
+    def __init__(
+        self,
+        spec: PrecomputedVariant,
+        archive: ArchiveRepository,
+        results: ResultRepository,
+        edge: EdgeClient,
+        spaces: "Spaces",
+    ) -> None:
+        assert spec.compute.neighbours
+        self._spec = spec
+        self._of = spec.compute.neighbours
+        self._archive = archive
+        self._results = results
+        self._edge = edge
+        self._spaces = spaces
+
+    @property
+    def model(self) -> str:
+        """Whose embeddings."""
+        return self._of.model
+
+    async def embed(self, keys: Sequence[str]) -> list[Embedding]:
+        """Embeddings of those records that are new or have changed."""
+        items = await self._archive.items(self._spec.archive, keys)
+        known = await self._archive.embedded(self._spec.archive, self.model, keys)
+        todo = [item for item in items if known.get(item.entity_key) != item.input_hash]
+        made: list[Embedding] = []
         for start in range(0, len(todo), TEXTS_A_CALL):
             part = todo[start : start + TEXTS_A_CALL]
-            texts = [str(item["record"].get(of.text_field, "")) for item in part]
-            prediction = await self.edge.predict(of.model, texts, ["embedding"], CALL_S)
-            rows += [
-                {
-                    "archive": spec.archive,
-                    "entity_key": item["entity_key"],
-                    "model": of.model,
-                    "input_hash": item["input_hash"],
-                    "vector": np.asarray(vector, dtype=np.float32).tobytes(),
-                }
+            texts = [str(item.record.get(self._of.text_field, "")) for item in part]
+            prediction = await self._edge.predict(self.model, texts, ["embedding"], CALL_S)
+            made += [
+                Embedding(item.entity_key, item.input_hash, np.asarray(vector, dtype=np.float32).tobytes())
                 for item, vector in zip(part, prediction.outputs["embedding"], strict=True)
             ]
-        return rows
+        return made
 
-    async def compare(self, claim: Claim, spec: PrecomputedVariant) -> list[Row]:
-        """Results of the chunk's entities: the `k` most similar others, most similar first."""
-        of = spec.compute.neighbours
-        embedded = await self.archive.embeddings(spec.archive, of.model)
-        keys = [key for key, _, _, _ in embedded]
-        mine = [row for row, key in enumerate(keys) if claim.first_key <= key <= claim.last_key]
-        matrix = np.frombuffer(b"".join(vector for *_, vector in embedded), dtype=np.float32)
-        matrix = matrix.reshape(len(keys), -1) if keys else matrix
-        nearest, scores = await asyncio.to_thread(nearest_others, matrix, np.array(mine), of.k)
-        now = time.time()
-        return [
-            {
-                "feature": claim.feature,
-                "entity_key": keys[row],
-                "output": {
-                    "similar": [
-                        {
-                            "entity_key": keys[other],
-                            "score": round(float(score), 4),
-                            "text": str(embedded[other][2].get(of.text_field, "")),
-                        }
-                        for other, score in zip(nearest[place], scores[place], strict=True)
-                    ]
-                },
-                "input_hash": embedded[row][1],
-                "variant": claim.variant,
-                "variant_version": claim.variant_version,
-                "computed_at": now,
-                "run_id": claim.run_id,
-            }
-            for place, row in enumerate(mine)
-        ]
+    async def select(self, claim: Claim) -> list[str]:
+        """The keys of the entities whose neighbours are, or may be, others than those that are stored."""
+        gone = set(await self._archive.drop_orphans(self._spec.archive, self.model))
+        space = await self._spaces.load(claim.run_id, self._spec.archive, self.model)
+        if claim.force and claim.source["kind"] != "refresh":
+            return space.keys
+        changed = {key for key, run in zip(space.keys, space.runs, strict=True) if run == claim.run_id}
+        only_asked = claim.source["kind"] in ("refresh", "replay")
+        if only_asked:
+            changed |= set(claim.source["keys"]) & space.row_of.keys()
+        elif len(changed) > SELECT_UP_TO * len(space.keys):
+            return space.keys
+        kth = np.full(len(space.keys), -np.inf, dtype=np.float32)
+        after = ""
+        touched = changed | gone
+        while page := await self._results.outputs_of(
+            claim.feature, claim.variant, claim.variant_version, after, PAGE
+        ):
+            after = page[-1][0]
+            for key, digest, output in page:
+                row = space.row_of.get(key)
+                similar = output.get("similar", [])
+                if row is None or space.hashes[row] != digest or len(similar) < self._of.k:
+                    continue
+                if not touched.intersection(other["entity_key"] for other in similar):
+                    kth[row] = similar[-1]["score"]
+        if only_asked:
+            kth[kth == -np.inf] = np.inf  # that others have no result, or an old one, is not asked
+        near = await asyncio.to_thread(_nearer_than, space, sorted(changed), kth)
+        return [key for row, key in enumerate(space.keys) if near[row] or key in changed]
+
+    async def compute(self, claim: Claim, items: list[Item]) -> Batch:
+        """Results of entities: the `k` most similar others, most similar first. See the Protocol."""
+        space = await self._spaces.load(claim.run_id, self._spec.archive, self.model)
+        known = [item for item in items if item.entity_key in space.row_of]
+        rows = np.array([space.row_of[item.entity_key] for item in known], dtype=np.int64)
+        k = min(self._of.k, max(len(space.keys) - 1, 0))
+        nearest, scores = await asyncio.to_thread(space.nearest, rows, k)
+        others = sorted({space.keys[row] for row in nearest.flatten()})
+        records = {i.entity_key: i.record for i in await self._archive.items(self._spec.archive, others)}
+        made = Batch()
+        for place, item in enumerate(known):
+            similar = []
+            for row, score in zip(nearest[place], scores[place], strict=True):
+                record = records.get(space.keys[row], {})
+                similar.append(
+                    {
+                        "entity_key": space.keys[row],
+                        "score": round(float(score), 4),
+                        "text": str(record.get(self._of.text_field, "")),
+                    }
+                )
+            made.results.append(Result(item, {"similar": similar}, model=self.model))
+        return made
 
 
-def nearest_others(matrix: Floats, rows: NDArray[np.int64], k: int) -> tuple[NDArray[np.int64], Floats]:
+@dataclass(slots=True)
+class Spaces:
+    """The spaces of the latest runs, each loaded once: in the phase that compares, no vector changes."""
+
+    archive: ArchiveRepository
+    _kept: OrderedDict[str, Space] = field(default_factory=OrderedDict)
+    _loading: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def load(self, run_id: str, archive: str, model: str) -> Space:
+        """The space as this worker sees it in a run."""
+        async with self._loading:
+            if run_id not in self._kept:
+                rows = await self.archive.embeddings(archive, model)
+                joined = b"".join(vector for *_, vector in rows)
+                matrix = np.frombuffer(joined, dtype=np.float32).reshape(len(rows), -1)
+                self._kept[run_id] = Space(
+                    [r[0] for r in rows], [r[1] for r in rows], [r[2] for r in rows], matrix
+                )
+                while len(self._kept) > KEPT:
+                    self._kept.popitem(last=False)
+            self._kept.move_to_end(run_id)
+            return self._kept[run_id]
+
+
+def nearest_others(matrix: Floats, rows: Rows, k: int) -> tuple[Rows, Floats]:
     """The `k` nearest other rows of each of `rows`, by the cosine of unit vectors, exactly.
 
     Args:
@@ -103,3 +206,21 @@ def nearest_others(matrix: Floats, rows: NDArray[np.int64], k: int) -> tuple[NDA
     best_scores = np.take_along_axis(scores, best, axis=1)
     order = np.argsort(-best_scores, axis=1, kind="stable")
     return np.take_along_axis(best, order, axis=1), np.take_along_axis(best_scores, order, axis=1)
+
+
+def _nearer_than(space: Space, changed: list[str], kth: Floats) -> NDArray[np.bool_]:
+    """Which rows have one of the changed nearer than the last of their stored neighbours."""
+    if not changed:
+        return np.asarray(kth == -np.inf)
+    rows = [space.row_of[key] for key in changed]
+    best = np.full(len(kth), -np.inf, dtype=np.float32)
+    for start in range(0, len(rows), PAGE):
+        scores = space.matrix @ space.matrix[rows[start : start + PAGE]].T
+        np.maximum(best, scores.max(axis=1), out=best)
+    # Stored scores are rounded to four digits.
+    return np.asarray((best >= kth - 1e-4) | (kth == -np.inf))
+
+
+def _pairs(found: object, place: int) -> list[tuple[int, float]]:
+    match = found[place]  # type: ignore[index]
+    return list(zip(match.keys.tolist(), match.distances.tolist(), strict=True))

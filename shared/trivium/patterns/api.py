@@ -9,7 +9,7 @@ from trivium.domain.manifest import ApiVariant
 from trivium.errors import ManifestError, RequestRefused, SchemaViolation
 from trivium.features import LoadedVariant
 from trivium.llm.prompts import Prompt
-from trivium.llm.provider import CompletionRequest, Message, Provider, with_usage
+from trivium.llm.provider import Completion, CompletionRequest, Message, Provider, with_usage
 
 
 class ApiStep:
@@ -32,14 +32,20 @@ class ApiStep:
 
     async def __call__(self, question: Question, seconds: float) -> StepAnswer:
         """Asks the model; its text must be a JSON object."""
-        request = CompletionRequest(
+        return self.answer(await self._provider.complete(self.request(question.input), seconds))
+
+    def request(self, given: dict[str, Any]) -> CompletionRequest:
+        """What the model is asked for an input."""
+        return CompletionRequest(
             model=self._model,
-            messages=self.render(question.input),
+            messages=self.render(given),
             schema=self._schema,
             temperature=self._spec.temperature,
             max_output_tokens=self._spec.max_output_tokens,
         )
-        completion = await self._provider.complete(request, seconds)
+
+    def answer(self, completion: Completion) -> StepAnswer:
+        """What a completion answers; raises SchemaViolation, with the usage, if that is no JSON object."""
         try:
             output = orjson.loads(completion.text)
         except orjson.JSONDecodeError as error:

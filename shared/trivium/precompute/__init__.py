@@ -1,0 +1,1 @@
+"""Runs from their start to their entities: what the gateway, the worker and the command line share."""

@@ -1,0 +1,212 @@
+"""Where a run's entities come from: a stream of JSON lines, a file or URL, a query, the archive itself.
+
+Each gives portions with the place after them, from which it can go on after an interruption.
+"""
+
+import asyncio
+import csv
+import io
+import zlib
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import orjson
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+
+from trivium.errors import ConfigurationError, DatasetError, MalformedBody, TooLarge, Unavailable
+from trivium.precompute.records import Checker, Record
+from trivium.store.archive import ArchiveRepository
+from trivium.store.engine import Database
+
+Place = dict[str, Any]
+
+
+@dataclass(slots=True)
+class Portion:
+    """Entities by their keys, lines that are none, and the place after them.
+
+    `records` is None where the entities are in the archive already.
+    """
+
+    keys: list[str] = field(default_factory=list)
+    records: dict[str, Record] | None = None
+    bad: list[dict[str, Any]] = field(default_factory=list)
+    place: Place = field(default_factory=dict)
+
+
+async def of_lines(
+    lines: AsyncIterator[bytes], checker: Checker, rows: int, start: int = 0
+) -> AsyncIterator[Portion]:
+    """Portions of `rows` lines; the first `start` lines are passed over."""
+    portion = Portion(records={})
+    number = 0
+    async for line in lines:
+        number += 1
+        if number <= start or not line.strip():
+            continue
+        _take(portion, checker, line, number)
+        if len(portion.records or ()) >= rows or len(portion.bad) >= rows:
+            yield _closed(portion, number)
+            portion = Portion(records={})
+    if portion.records or portion.bad:
+        yield _closed(portion, number)
+
+
+async def of_url(url: str, checker: Checker, rows: int, start: int = 0) -> AsyncIterator[Portion]:
+    """Portions of a JSONL or CSV that fsspec opens, unpacked by its ending; read off the event loop.
+
+    Raises:
+        ConfigurationError: it cannot be read. Unavailable: it cannot be reached.
+    """
+    reader = _lines_of(url)
+
+    def some() -> list[bytes]:
+        try:
+            return list(islice(reader, rows))
+        except (FileNotFoundError, PermissionError, ImportError, ValueError, UnicodeDecodeError) as error:
+            raise ConfigurationError(f"{url} cannot be read: {error}") from error
+        except OSError as error:
+            raise Unavailable(f"{url} cannot be reached: {error}", retry_after_s=5) from error
+
+    async def lines() -> AsyncIterator[bytes]:
+        while part := await asyncio.to_thread(some):
+            for line in part:
+                yield line
+
+    async with aclosing(of_lines(lines(), checker, rows, start)) as portions:  # type: ignore[type-var]
+        async for portion in portions:
+            yield portion
+
+
+async def of_query(
+    url: str, sql: str, checker: Checker, rows: int, after: Any = None
+) -> AsyncIterator[Portion]:
+    """Portions of a query, by pages of its key: no page is read twice, and none grows with the table.
+
+    Raises:
+        ConfigurationError: the query is refused. Unavailable: the database is away.
+    """
+    key = checker.spec.key_field
+    quoted = '"' + key.replace('"', '""') + '"'
+    paged = f"SELECT * FROM ({sql.rstrip().rstrip(';')}) AS source"  # noqa: S608 - the operator's own
+    first = text(f"{paged} ORDER BY {quoted} LIMIT :rows")
+    following = text(f"{paged} WHERE {quoted} > :after ORDER BY {quoted} LIMIT :rows")
+    database = Database(url)
+    try:
+        while True:
+            given = {"rows": rows} if after is None else {"rows": rows, "after": after}
+            try:
+                async with database.transaction() as connection:
+                    found = await connection.execute(first if after is None else following, given)
+                    page = [dict(row) for row in found.mappings()]
+            except SQLAlchemyError as error:
+                raise ConfigurationError(f"the query of the source is refused: {_told(error)}") from error
+            if not page:
+                return
+            if key not in page[0]:
+                raise ConfigurationError(f"the query has no column {key!r}; it has {', '.join(page[0])}")
+            after = page[-1][key]
+            if not isinstance(after, int | str):
+                kind = type(after).__name__
+                raise ConfigurationError(f"the column {key!r} is a {kind}; make it a text or a whole number")
+            portion = Portion(records={}, place={"after": after})
+            for record in page:
+                plain = orjson.loads(orjson.dumps(record, default=str))
+                _take_record(portion, checker, plain, f"{key} {record[key]!r}")
+            portion.keys = list(portion.records or ())
+            yield portion
+    finally:
+        await database.close()
+
+
+async def of_archive(
+    archive: ArchiveRepository, name: str, rows: int, after: str = ""
+) -> AsyncIterator[Portion]:
+    """Portions of the archive as it stands."""
+    while keys := await archive.keys(name, after, rows):
+        after = keys[-1]
+        yield Portion(keys, place={"after": after})
+
+
+async def unpacked(
+    parts: AsyncIterator[bytes], *, gzipped: bool, max_bytes: int, max_line: int
+) -> AsyncIterator[bytes]:
+    """The lines of a body.
+
+    Raises:
+        TooLarge: it is over `max_bytes` when unpacked, or a line is over `max_line`.
+        MalformedBody: it is not gzip, or ends within.
+    """
+    unzip = zlib.decompressobj(wbits=31) if gzipped else None
+    taken, rest = 0, b""
+    async for part in parts:
+        for piece in _pieces(unzip, part):
+            taken += len(piece)
+            if taken > max_bytes:
+                raise TooLarge(f"The body is over {max_bytes} bytes when unpacked")
+            *whole, rest = (rest + piece).split(b"\n")
+            for line in whole:
+                yield line
+            if len(rest) > max_line:
+                raise TooLarge(f"A line of the body is over {max_line} bytes")
+    if unzip and not unzip.eof:
+        raise MalformedBody("The body is cut short: its gzip stream has no end")
+    if rest:
+        yield rest
+
+
+def _pieces(unzip: Any, part: bytes) -> Iterator[bytes]:
+    if unzip is None:
+        yield part
+        return
+    try:
+        while part:
+            yield unzip.decompress(part, 1_048_576)
+            part = unzip.unconsumed_tail
+    except zlib.error as error:
+        raise MalformedBody(f"The body is not gzip: {error}") from error
+
+
+def _take(portion: Portion, checker: Checker, line: bytes, number: int) -> None:
+    try:
+        key, record = checker.parse(line)
+    except DatasetError as error:
+        portion.bad.append({"line": number, "message": error.detail})
+    else:
+        assert portion.records is not None
+        portion.records[key] = record
+
+
+def _take_record(portion: Portion, checker: Checker, record: Record, where: str) -> None:
+    try:
+        key, kept = checker.check(record)
+    except DatasetError as error:
+        portion.bad.append({"line": where, "message": error.detail})
+    else:
+        assert portion.records is not None
+        portion.records[key] = kept
+
+
+def _closed(portion: Portion, number: int) -> Portion:
+    portion.keys = list(portion.records or ())
+    portion.place = {"line": number}
+    return portion
+
+
+def _lines_of(url: str) -> Iterator[bytes]:
+    import fsspec
+
+    with fsspec.open(url, "rb", compression="infer") as stream:
+        if url.removesuffix(".gz").endswith(".csv"):
+            for row in csv.DictReader(io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")):
+                yield orjson.dumps(row)
+        else:
+            yield from stream
+
+
+def _told(error: SQLAlchemyError) -> str:
+    return str(getattr(error, "orig", None) or error).splitlines()[0][:300]
