@@ -8,6 +8,7 @@ TriviumError                      500  internal
 ├── Forbidden                     403  forbidden
 ├── NotFound                      404  not_found
 ├── TooLarge                      413  too_large
+├── UnsupportedMediaType          415  unsupported_media_type
 ├── Conflict                      409  conflict
 ├── Unavailable                   503  unavailable
 ├── ConfigurationError            500  configuration
@@ -116,6 +117,14 @@ class TooLarge(TriviumError):
     status = 413
     code = "too_large"
     title = "Body too large"
+
+
+class UnsupportedMediaType(TriviumError):
+    """The body is of a kind that the endpoint does not read."""
+
+    status = 415
+    code = "unsupported_media_type"
+    title = "Unsupported media type"
 
 
 class Conflict(TriviumError):

@@ -208,7 +208,8 @@ def _problem_too_large(request: Request, error: TooLarge) -> Response:
 class BodyLimit:
     """Refuses bodies over a size, announced or streamed, with 413.
 
-    `refuse` gives the answer its shape; of a streamed body TooLarge is raised where it is read.
+    `refuse` gives the answer its shape; of a streamed body TooLarge is raised where it is read. Paths that
+    match `streamed` bound their bodies themselves.
     """
 
     def __init__(
@@ -216,14 +217,16 @@ class BodyLimit:
         app: ASGIApp,
         max_bytes: int,
         refuse: Callable[[Request, TooLarge], Response] = _problem_too_large,
+        streamed: re.Pattern[str] | None = None,
     ) -> None:
         self.app = app
         self.max_bytes = max_bytes
         self.refuse = refuse
+        self.streamed = streamed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI entry."""
-        if scope["type"] != "http":
+        if scope["type"] != "http" or (self.streamed and self.streamed.fullmatch(scope["path"])):
             await self.app(scope, receive, send)
             return
         announced = next((v for k, v in scope["headers"] if k == b"content-length"), b"0")
@@ -258,11 +261,11 @@ async def _drain(receive: Receive) -> None:
             return
 
 
-def add_middleware(app: FastAPI, settings: Settings) -> None:
+def add_middleware(app: FastAPI, settings: Settings, streamed: re.Pattern[str] | None = None) -> None:
     """Error answers, metrics, the body limit and the request id, each seeing what it must."""
     answer_errors(app)
     instrument(app)
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, streamed=streamed)
     app.add_middleware(RequestContext)
 
 

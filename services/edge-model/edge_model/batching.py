@@ -149,7 +149,7 @@ class Runner:
         while True:
             with self._changed:
                 self._line.done(slot)
-                while not (self._errands or self._line.has_next or self._closing):
+                while not (self._errands or self._line.has_next(time.monotonic()) or self._closing):
                     self._beats[slot] = time.monotonic()
                     self._changed.wait(BEAT_S)
                 if self._closing:
@@ -157,7 +157,7 @@ class Runner:
                 self._beats[slot] = now = time.monotonic()
                 errand = self._errands.popleft() if self._errands else None
                 batch, expired = (None, []) if errand else self._line.take(slot, now)
-                if self._line.has_next:  # what this slot left may be for one that sleeps
+                if self._line.has_next(now):  # what this slot left may be for one that sleeps
                     self._changed.notify()
             if expired:
                 self._tell(expired, StepTimeout("the deadline passed, or came too near, while it waited"))

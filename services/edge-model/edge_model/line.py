@@ -6,7 +6,7 @@ far as this is predicted to be cheaper than to run it apart (so lengths are alik
 as text) and every deadline in the batch still holds.
 
 The parts of large requests stand in a lane of their own. They run when nobody else waits, at every eighth
-turn even so, and never in all the slots: a small request finds one free.
+turn even so, and while small requests come never in all the slots: a small one finds one free.
 """
 
 from dataclasses import dataclass, field
@@ -20,6 +20,8 @@ from trivium.errors import Overloaded, StepTimeout
 
 LOOK_AHEAD = 64
 LARGE_EVERY = 8
+# Seconds without a small request after which the parts of large ones may have all the slots.
+QUIET_S = 1.0
 
 
 @dataclass(eq=False, slots=True)
@@ -63,14 +65,14 @@ class Line:
         self._parts: dict[Piece, None] = {}
         self._runs_part = [False] * slots
         self._turns = 0
+        self._small_at = -QUIET_S
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._parts)
 
-    @property
-    def has_next(self) -> bool:
+    def has_next(self, now: float) -> bool:
         """Whether a slot that is free now would find something to run."""
-        return self._next() is not None
+        return self._next(now) is not None
 
     @property
     def slots(self) -> int:
@@ -104,6 +106,7 @@ class Line:
         if piece.is_part:
             self._parts[piece] = None
             return 0.0
+        self._small_at = now
         wait_ms = self.wait_ms(now)
         if wait_ms > self._max_queue_ms:
             raise Overloaded(_full(wait_ms, self._max_queue_ms), retry_after_s=wait_ms / 1000)
@@ -127,7 +130,7 @@ class Line:
     def take(self, slot: int, now: float) -> tuple[Batch | None, list[Piece]]:
         """What `slot` runs next, and the pieces that can no longer meet their deadlines."""
         expired: list[Piece] = []
-        while head := self._next():
+        while head := self._next(now):
             if self._is_late(head, now):
                 self.discard(head)
                 head.model.costs.relax()
@@ -145,9 +148,10 @@ class Line:
         self._free_at[slot] = 0.0
         self._runs_part[slot] = False
 
-    def _next(self) -> Piece | None:
+    def _next(self, now: float) -> Piece | None:
         """The oldest piece; a part of a large request when its lane may go."""
-        may_run = sum(self._runs_part) < max(1, self.slots - 1)
+        quiet = now - self._small_at > QUIET_S
+        may_run = sum(self._runs_part) < (self.slots if quiet else max(1, self.slots - 1))
         if self._parts and may_run and (not self._waiting or self._turns % LARGE_EVERY == 0):
             return next(iter(self._parts))
         return next(iter(self._waiting), None)

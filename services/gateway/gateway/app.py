@@ -1,13 +1,14 @@
 """The composition root: settings in, everything built in the lifespan, one typed state."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import aiohttp
 from fastapi import Depends, FastAPI
 
-from gateway.routes import features, feedback, health, inferences
+from gateway.routes import features, feedback, health, inferences, runs
 from gateway.serving import Serving
 from gateway.settings import GatewaySettings
 from gateway.state import GatewayState, admin_or_service, scope
@@ -18,6 +19,9 @@ from trivium.features import load_catalogue
 from trivium.flags import UnleashFlags
 from trivium.metrics import BREAKER_STATE
 from trivium.patterns.steps import Backends, make_providers
+from trivium.precompute.importing import Importer
+from trivium.store.archive import ArchiveRepository
+from trivium.store.chunks import ChunkRepository
 from trivium.store.engine import Database
 from trivium.store.feedback import FeedbackRepository
 from trivium.store.inferences import InferenceRepository
@@ -25,6 +29,7 @@ from trivium.store.journal import Journal
 from trivium.store.keys import KeyCache, KeyRepository
 from trivium.store.recorder import Recorder
 from trivium.store.results import ResultRepository
+from trivium.store.runs import RunRepository
 from trivium.telemetry import run_in_background
 from trivium.web import add_documents, add_metrics, add_middleware, service_key_guard
 
@@ -52,11 +57,18 @@ def create_app(settings: GatewaySettings | None = None) -> FastAPI:
     )
     app.state.service_guard = service_key_guard(chosen)
     # The router is searched in order, so the hot path comes first.
-    for part in (features, feedback, inferences, health):
-        app.include_router(part.router)
+    for part in (
+        features.router,
+        feedback.router,
+        inferences.router,
+        runs.streamed,
+        runs.router,
+        health.router,
+    ):
+        app.include_router(part)
     add_metrics(app, Depends(admin_or_service))
     add_documents(app, Depends(scope("infer")))
-    add_middleware(app, chosen)
+    add_middleware(app, chosen, re.compile(r"/v1/features/[^/]+/precompute"))
     return app
 
 
@@ -90,7 +102,11 @@ async def _build(settings: GatewaySettings, stack: AsyncExitStack) -> GatewaySta
     )
     breakers = Breakers(lambda target: Breaker(target, on_change=_show_breaker))
     serving = Serving(catalogue, backends, flags, breakers, recorder)
-    return GatewayState(settings, catalogue, serving, recorder, keys)
+    chunks = ChunkRepository(database)
+    importer = Importer(database, chunks, ArchiveRepository(database))
+    return GatewayState(
+        settings, catalogue, serving, recorder, keys, RunRepository(database), chunks, importer
+    )
 
 
 def _show_breaker(target: str, state: int) -> None:

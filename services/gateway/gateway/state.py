@@ -10,8 +10,11 @@ from gateway.serving import Serving
 from gateway.settings import GatewaySettings
 from trivium.errors import Unauthenticated
 from trivium.features import Catalogue
+from trivium.precompute.importing import Importer
+from trivium.store.chunks import ChunkRepository
 from trivium.store.keys import Key, KeyCache
 from trivium.store.recorder import Recorder
+from trivium.store.runs import RunRepository
 from trivium.web import bearer
 
 
@@ -24,6 +27,9 @@ class GatewayState:
     serving: Serving
     recorder: Recorder
     keys: KeyCache
+    runs: RunRepository
+    chunks: ChunkRepository
+    importer: Importer
 
 
 def state_of(request: Request) -> GatewayState:

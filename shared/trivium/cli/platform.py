@@ -246,17 +246,20 @@ class Platform:
                     continue
                 run_id = latest.run_id if latest and not latest.ended else None
                 if run_id is None:
-                    source = {"kind": await self._first_source(database, feature, variant)}
-                    run_id, _ = await runs.start(new_run(feature, variant, source, trigger="start"))
+                    kind = await self._first_source(database, feature, variant)
+                    if kind is None:
+                        continue
+                    run_id, _ = await runs.start(new_run(feature, variant, {"kind": kind}, trigger="start"))
                 ended = await watch(database, run_id, f"{feature.name} {variant.name}", self._console)
                 self._console.print(f"  [green]✓[/] {'results':<9}{feature.name}: {told(ended)}")
 
-    async def _first_source(self, database: Database, feature: Feature, variant: LoadedVariant) -> str:
-        """The manifest's file for an archive that is empty; later imports are the operator's own."""
+    async def _first_source(self, database: Database, feature: Feature, variant: LoadedVariant) -> str | None:
+        """The archive, or for an empty one the manifest's file; None if there is none."""
         spec = variant.spec
         assert isinstance(spec, PrecomputedVariant)
-        empty = not await ArchiveRepository(database).count(spec.archive)
-        return "source" if empty and file_source(spec, feature.folder) else "archive"
+        if await ArchiveRepository(database).count(spec.archive):
+            return "archive"
+        return "source" if file_source(spec, feature.folder) else None
 
     def _show(self, catalogue: Catalogue, key: str) -> None:
         base = f"http://{self._settings.host}:{self._settings.port_of('gateway')}"

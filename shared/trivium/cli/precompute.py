@@ -64,7 +64,9 @@ async def watch(database: "Database", run_id: str, title: str, console: Console)
     runs = RunRepository(database)
     columns = (TextColumn(f"  {title}, {{task.description}}"), BarColumn(), MofNCompleteColumn())
     still_s, before = 0.0, None
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
+    with Progress(
+        *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
         task = bar.add_task("waiting", total=None)
         while still_s < STILL_S:
             now = await runs.progress(run_id)

@@ -172,7 +172,7 @@ class PrecomputedVariant(_Variant):
     )
     key_field: str = Field("id", description="Field of a record that is its entity_key.")
     compute: Compute
-    chunk_rows: int = Field(512, ge=1, le=10_000, description="Entities that a worker takes at once.")
+    chunk_rows: int = Field(1_024, ge=1, le=10_000, description="Entities that a worker takes at once.")
     max_error_ratio: float = Field(
         0.2, ge=0, le=1, description="A run stops itself above it, from 20 failed entities on."
     )

@@ -6,21 +6,11 @@ import aiohttp
 import orjson
 
 from trivium.domain.inference import Usage
-from trivium.errors import (
-    ConnectionFailed,
-    Overloaded,
-    ProviderError,
-    RateLimited,
-    RequestRefused,
-    StepError,
-    StepTimeout,
-)
-from trivium.http import seconds_of
+from trivium.errors import ProviderError, RequestRefused
 from trivium.llm.provider import Completion, CompletionRequest, with_usage
+from trivium.llm.wire import MAX_MODEL_CHARS, Wire, plausible
 
-_CONNECT_S = 2.0
-MAX_MODEL_CHARS = 128  # what the ledger holds
-MAX_TOKENS = 2**31 - 1
+JSON = {"Content-Type": "application/json"}
 
 
 class OpenAIProvider:
@@ -29,73 +19,63 @@ class OpenAIProvider:
     def __init__(self, name: str, base_url: str, api_key: str | None, session: aiohttp.ClientSession) -> None:
         self.name = name
         self._url = f"{base_url.rstrip('/')}/chat/completions"
-        self._headers = {"Content-Type": "application/json"}
-        if api_key:
-            self._headers["Authorization"] = f"Bearer {api_key}"
-        self._session = session
+        self._wire = wire(name, api_key, session)
 
     async def complete(self, request: CompletionRequest, timeout_s: float) -> Completion:
         """One answer; see the Protocol."""
-        limits = aiohttp.ClientTimeout(total=timeout_s, sock_connect=min(_CONNECT_S, timeout_s))
-        try:
-            async with self._session.post(
-                self._url, data=orjson.dumps(self._body(request)), headers=self._headers, timeout=limits
-            ) as response:
-                body = await response.read()
-        except TimeoutError as error:
-            raise StepTimeout(f"{self.name} did not answer within {timeout_s * 1000:.0f} ms") from error
-        except aiohttp.ClientError as error:
-            raise ConnectionFailed(f"{self.name}: {type(error).__name__}: {error}") from error
-        if response.status != 200:
-            raise self._refusal(response.status, response.headers.get("Retry-After"), body)
-        return self._completion(body)
+        body = orjson.dumps(request_body(self.name, request))
+        return completion(
+            self.name, await self._wire.ask("POST", self._url, timeout_s, data=body, headers=JSON)
+        )
 
-    def _body(self, request: CompletionRequest) -> dict[str, Any]:
-        limit = "max_completion_tokens" if self.name == "openai" else "max_tokens"
-        body: dict[str, Any] = {
-            "model": request.model,
-            "messages": [{"role": m.role, "content": m.content} for m in request.messages],
-            "temperature": request.temperature,
-            limit: request.max_output_tokens,
+
+def wire(name: str, api_key: str | None, session: aiohttp.ClientSession) -> Wire:
+    """Calls with the key, if there is one."""
+    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    return Wire(name, session, headers, secret=api_key)
+
+
+def request_body(name: str, request: CompletionRequest) -> dict[str, Any]:
+    """What `POST /chat/completions` takes; OpenAI itself calls the limit by another name."""
+    limit = "max_completion_tokens" if name == "openai" else "max_tokens"
+    body: dict[str, Any] = {
+        "model": request.model,
+        "messages": [{"role": m.role, "content": m.content} for m in request.messages],
+        "temperature": request.temperature,
+        limit: request.max_output_tokens,
+    }
+    if request.schema is not None:
+        body["response_format"] = {
+            "type": "json_schema",
+            "json_schema": {"name": "answer", "schema": request.schema, "strict": True},
         }
-        if request.schema is not None:
-            body["response_format"] = {
-                "type": "json_schema",
-                "json_schema": {"name": "answer", "schema": request.schema, "strict": True},
-            }
-        return body
+    return body
 
-    def _completion(self, body: bytes) -> Completion:
-        try:
-            answer = orjson.loads(body)
-            choice = answer["choices"][0]
-            text, finish = choice["message"]["content"], choice["finish_reason"]
-            usage = _usage(answer.get("usage"))
-        except (orjson.JSONDecodeError, KeyError, IndexError, TypeError, AttributeError) as error:
-            raise ProviderError(f"{self.name} answered with something else than a completion") from error
-        if finish == "length":
-            raise with_usage(ProviderError(f"{self.name} was cut at the token limit"), usage)
-        if finish == "content_filter" or not isinstance(text, str):
-            refusal = choice["message"].get("refusal") or "no reason given"
-            raise with_usage(RequestRefused(f"{self.name} declined: {refusal}"), usage)
-        if finish != "stop":
-            raise with_usage(ProviderError(f"{self.name} ended with {finish!r}"), usage)
-        return Completion(text, str(answer.get("model") or "")[:MAX_MODEL_CHARS], usage)
 
-    def _refusal(self, status: int, retry_after: str | None, body: bytes) -> StepError:
-        detail = f"{self.name} answered {status}: {_message(body)}"
-        wait = seconds_of(retry_after)
-        if status == 429:
-            return RateLimited(detail, retry_after_s=wait)
-        if status in (503, 529):
-            return Overloaded(detail, retry_after_s=wait)
-        if status in (408, 409) or status >= 500:
-            return ProviderError(detail, retry_after_s=wait)
-        return RequestRefused(detail)
+def completion(name: str, answer: Any) -> Completion:
+    """What the JSON of an answer says.
+
+    Raises:
+        RequestRefused: the model declined.
+        ProviderError: it was cut, or is no completion.
+    """
+    try:
+        choice = answer["choices"][0]
+        text, finish = choice["message"]["content"], choice["finish_reason"]
+        usage = _usage(answer.get("usage"))
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise ProviderError(f"{name} answered with something else than a completion") from error
+    if finish == "length":
+        raise with_usage(ProviderError(f"{name} was cut at the token limit"), usage)
+    if finish == "content_filter" or not isinstance(text, str):
+        declined = choice["message"].get("refusal") or "no reason given"
+        raise with_usage(RequestRefused(f"{name} declined: {declined}"), usage)
+    if finish != "stop":
+        raise with_usage(ProviderError(f"{name} ended with {finish!r}"), usage)
+    return Completion(text, str(answer.get("model") or "")[:MAX_MODEL_CHARS], usage)
 
 
 def _usage(raw: Any) -> Usage | None:
-    """The usage, or None for one that cannot be true: nonsense there costs nobody the answer."""
     try:
         details = raw.get("prompt_tokens_details") or {}
         usage = Usage(
@@ -105,12 +85,4 @@ def _usage(raw: Any) -> Usage | None:
         )
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
         return None
-    plausible = 0 <= usage.cached_input <= usage.input <= MAX_TOKENS and 0 <= usage.output <= MAX_TOKENS
-    return usage if plausible else None
-
-
-def _message(body: bytes) -> str:
-    try:
-        return str(orjson.loads(body)["error"]["message"])[:300]
-    except (orjson.JSONDecodeError, KeyError, TypeError):
-        return body[:100].decode(errors="replace")
+    return plausible(usage)

@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from trivium.domain.precompute import IMPORT, PHASES, Batch, Item
 from trivium.store.bulk import upsert
 from trivium.store.engine import Database, in_batches
+from trivium.store.results import ITEM_OF_KEY, RESULT_OF_KEY
 from trivium.store.runs import ACTIVE, chunk_row, end_run
 from trivium.store.tables import (
     archive_embedding,
@@ -29,14 +30,6 @@ Row = dict[str, Any]
 # A run judges its errors from so many on.
 MIN_FAILED = 20
 MAX_LINE_ERRORS = 100
-_FIND = """
-SELECT given.value, CAST(item.record AS TEXT), item.input_hash,
-       COALESCE(result.input_hash = item.input_hash AND result.variant_version = :version, FALSE)
-FROM EACH_KEY AS given
-LEFT JOIN archive_item AS item ON item.archive = :archive AND item.entity_key = given.value
-LEFT JOIN precomputed_result AS result
-  ON result.feature = :feature AND result.variant = :variant AND result.entity_key = given.value
-"""
 _RESULT = (
     *("feature", "variant", "entity_key", "output", "input_hash", "variant_version"),
     *("confidence", "model", "cost_usd", "computed_at", "run_id"),
@@ -166,7 +159,13 @@ class ChunkRepository:
 
         With `force` it is all that are in the archive.
         """
-        statement = self._database.over_keys(_FIND)
+        statement = self._database.look_up(
+            "given.value, CAST(archive_item.record AS TEXT), archive_item.input_hash, "
+            "COALESCE(precomputed_result.input_hash = archive_item.input_hash "
+            "AND precomputed_result.variant_version = :version, FALSE)",
+            archive_item=ITEM_OF_KEY,
+            precomputed_result=RESULT_OF_KEY,
+        )
         given = {
             "keys": json.dumps(list(keys)),
             "version": claim.variant_version,

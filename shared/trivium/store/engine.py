@@ -91,10 +91,25 @@ class Database:
         sqlite, postgres = "(julianday('now') - 2440587.5) * 86400.0", "extract(epoch FROM clock_timestamp())"
         return literal_column(sqlite if self.is_sqlite else f"({postgres})::float8", Double)
 
-    def over_keys(self, sql: str) -> TextClause:
-        """A statement over the strings of the JSON array `:keys`: the column `value` of EACH_KEY."""
-        each = "json_each(:keys)" if self.is_sqlite else "json_array_elements_text(:keys)"
-        return text(sql.replace("EACH_KEY", each))
+    def look_up(self, columns: str, **tables: str) -> TextClause:
+        """A statement that looks up each string of the JSON array `:keys`, `given.value`, in some tables.
+
+        PostgreSQL is held to a probe of the index for each key: on a table that has grown faster than its
+        statistics it would read the whole of it for every key.
+
+        Args:
+            columns: what is selected.
+            **tables: by the table's name the condition that finds its row.
+        """
+        if self.is_sqlite:
+            joins = [f"LEFT JOIN {table} ON {found}" for table, found in tables.items()]
+            return text(f"SELECT {columns} FROM json_each(:keys) AS given {' '.join(joins)}")  # noqa: S608
+        joins = [
+            f"LEFT JOIN LATERAL (SELECT * FROM {table} WHERE {found} OFFSET 0) AS {table} ON TRUE"  # noqa: S608
+            for table, found in tables.items()
+        ]
+        given = "json_array_elements_text(:keys) AS given"
+        return text(f"SELECT {columns} FROM {given} {' '.join(joins)}")  # noqa: S608
 
     def insert(self, table: Table) -> Any:
         """An INSERT with `on_conflict_do_…`, in the dialect of this database."""

@@ -15,7 +15,7 @@ from trivium.store.tables import api_key
 from trivium.telemetry import new_id
 
 log = structlog.get_logger()
-SCOPES = ("infer", "feedback", "admin")
+SCOPES = ("infer", "feedback", "precompute", "admin")
 PREFIX = "trv_"
 _REFRESH_S = 5.0
 _MISSES_A_SECOND = 20

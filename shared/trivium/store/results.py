@@ -14,14 +14,11 @@ from trivium.store.tables import archive_item, precomputed_result, refresh_reque
 
 PRUNE_ROWS = 5_000
 _SAMPLE = 1_000
-_FIND = """
-SELECT given.value, item.input_hash, CAST(result.output AS TEXT), result.input_hash,
-       result.variant_version, result.confidence, result.model, result.computed_at
-FROM EACH_KEY AS given
-LEFT JOIN archive_item AS item ON item.archive = :archive AND item.entity_key = given.value
-LEFT JOIN precomputed_result AS result
-  ON result.feature = :feature AND result.variant = :variant AND result.entity_key = given.value
-"""
+ITEM_OF_KEY = "archive_item.archive = :archive AND archive_item.entity_key = given.value"
+RESULT_OF_KEY = (
+    "precomputed_result.feature = :feature AND precomputed_result.variant = :variant "
+    "AND precomputed_result.entity_key = given.value"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +69,13 @@ class ResultRepository:
         self, feature: str, variant: str, archive: str, entity_keys: Sequence[str]
     ) -> list[StoredResult]:
         """What there is of some entities, in their order, by one query."""
-        statement = self._database.over_keys(_FIND)
+        statement = self._database.look_up(
+            "given.value, archive_item.input_hash, CAST(precomputed_result.output AS TEXT), "
+            "precomputed_result.input_hash, precomputed_result.variant_version, "
+            "precomputed_result.confidence, precomputed_result.model, precomputed_result.computed_at",
+            archive_item=ITEM_OF_KEY,
+            precomputed_result=RESULT_OF_KEY,
+        )
         given = {
             "keys": orjson.dumps(list(entity_keys)).decode(),
             "archive": archive,

@@ -223,10 +223,20 @@ class RunRepository:
             await self.progress(run_id)
         return ended
 
-    async def fail(self, run_id: str, error: str) -> None:
-        """Ends a run that cannot go on."""
+    async def fail(self, run_id: str, error: str, *, free_key: bool = False) -> None:
+        """Ends a run that cannot go on; `free_key` lets another be started with its idempotency key."""
         async with self._database.transaction() as connection:
-            await end_run(connection, run_id, "failed", error, if_active=True)
+            ended = await end_run(connection, run_id, "failed", error, if_active=True)
+            if ended and free_key:
+                own = update(precompute_run).where(precompute_run.c.id == run_id)
+                await connection.execute(own.values(idempotency_key=None))
+
+    async def newest(self, feature: str, limit: int) -> list[str]:
+        """The ids of a feature's latest runs, newest first; refreshes are left out."""
+        run = precompute_run.c
+        statement = select(run.id).where(run.feature == feature, run.priority == BULK)
+        async with self._database.transaction() as connection:
+            return list((await connection.execute(statement.order_by(run.id.desc()).limit(limit))).scalars())
 
     async def promote(self) -> int:
         """Lets queued runs begin whose variant has no other under way; returns how many did."""
@@ -338,7 +348,7 @@ class RunRepository:
         self, connection: AsyncConnection, new: NewRun, state: str, phase: str, priority: int, now: float
     ) -> str:
         run_id = new_id()
-        row = {
+        row: Row = {
             "id": run_id,
             "feature": new.feature,
             "variant": new.variant,

@@ -82,7 +82,8 @@ class ChunkWorker:
             await self._hand_back(claim, max(AWAY_S, min(away.retry_after_s or 0.0, 60.0)))
         except (ConfigurationError, InvalidRequest) as error:
             outcome = "failed"
-            await self._runs.fail(claim.run_id, error.detail)
+            # What could not be imported may be sent again under the same idempotency key.
+            await self._runs.fail(claim.run_id, error.detail, free_key=claim.phase == IMPORT)
         except Exception as error:  # noqa: BLE001 - a row may cause whatever; it is found, and told of
             outcome = "failed"
             await self._fail(claim, error)

@@ -17,7 +17,7 @@ ABSTAINED = frozenset({LowConfidence.code, OutOfScope.code})
 # An entity has time: nobody waits for it.
 ITEM_S = 60.0
 # Large enough to go into the edge model's lane that lets requests of users pass.
-ROWS_A_CALL = 128
+ROWS_A_CALL = 1024
 CALL_S = 60.0
 PATIENCE_S = 20.0
 
