@@ -1,5 +1,6 @@
 """A real Valkey on a loopback port."""
 
+import shutil
 import socket
 import subprocess
 import time
@@ -43,6 +44,18 @@ class Valkey:
         if self._process:
             self._process.kill()
             self._process.wait()
+
+    def forget(self) -> None:
+        """Drops all data; to be called while it is down."""
+        for path in self._folder.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def command(self, *words: str) -> str:
+        """One command; returns the first line of the answer."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
+            parts = "".join(f"${len(word)}\r\n{word}\r\n" for word in words)
+            connection.sendall(f"*{len(words)}\r\n{parts}".encode())
+            return connection.recv(4096).decode().strip()
 
     def __enter__(self) -> "Valkey":
         self.start()
