@@ -13,7 +13,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -100,7 +99,9 @@ class Bench:
     async def run(self, rows: int, rounds: int, texts: list[str]) -> None:
         """All of it."""
         await migrate(self.database)
-        table = Table("what", "rows", "rows/s", "against", "worker RSS MB, start, end", title="pre-computation")
+        table = Table(
+            "what", "rows", "rows/s", "against", "worker RSS MB, start, end", title="pre-computation"
+        )
         source = self.folder / "noop.jsonl"
         write_rows(source, rows)
         for _ in range(rounds):
@@ -111,11 +112,29 @@ class Bench:
                 done = await self.complete("bench-noop", {"kind": "url", "url": str(source)}, force=True)
                 after = rss_mb(process)
                 speed, whole = speeds(done, self.phases)
-                table.add_row("template, import and compute", f"{rows:,}", f"{whole:,.0f}", f"{whole / jobs:.1f} × the jobs", f"{before:.0f}, {after:.0f}")
-                table.add_row("template, compute alone", f"{rows:,}", f"{speed:,.0f}", f"{speed / jobs:.1f} × the jobs", "")
+                table.add_row(
+                    "template, import and compute",
+                    f"{rows:,}",
+                    f"{whole:,.0f}",
+                    f"{whole / jobs:.1f} × the jobs",
+                    f"{before:.0f}, {after:.0f}",
+                )
+                table.add_row(
+                    "template, compute alone",
+                    f"{rows:,}",
+                    f"{speed:,.0f}",
+                    f"{speed / jobs:.1f} × the jobs",
+                    "",
+                )
                 again = await self.complete("bench-noop", {"kind": "archive"})
                 speed, _ = speeds(again, self.phases)
-                table.add_row("the same again: nothing changed", f"{rows:,}", f"{again.unchanged / (again.finished_at - again.started_at):,.0f}", "", f"{rss_mb(process):.0f}")
+                table.add_row(
+                    "the same again: nothing changed",
+                    f"{rows:,}",
+                    f"{again.unchanged / (again.finished_at - again.started_at):,.0f}",
+                    "",
+                    f"{rss_mb(process):.0f}",
+                )
             assert done.computed == rows, done
             assert again.unchanged == rows, again
         if texts:
@@ -142,8 +161,16 @@ class Bench:
             service.stop()
             speed, _ = speeds(done, self.phases)
             ratios.append(speed / bare)
-            table.add_row("bare batched session.run, tokeniser included", f"{len(texts):,}", f"{bare:,.0f}", "1", "")
-            table.add_row("edge run, compute", f"{len(texts):,}", f"{speed:,.0f}", f"{speed / bare:.2f} × bare", f"{before:.0f}, {after:.0f}")
+            table.add_row(
+                "bare batched session.run, tokeniser included", f"{len(texts):,}", f"{bare:,.0f}", "1", ""
+            )
+            table.add_row(
+                "edge run, compute",
+                f"{len(texts):,}",
+                f"{speed:,.0f}",
+                f"{speed / bare:.2f} × bare",
+                f"{before:.0f}, {after:.0f}",
+            )
         if len(ratios) > 1:
             table.add_row("edge run / bare, median", "", "", f"{statistics.median(ratios):.2f}", "")
 
@@ -158,7 +185,9 @@ class Bench:
             while True:
                 now = await runs.progress(run_id)
                 self.phases.setdefault(now.phase, time.time())
-                status.update(f"{variant} {now.phase} {now.steps_done:,} of {now.steps:,}, {now.rate or 0:,.0f}/s")
+                status.update(
+                    f"{variant} {now.phase} {now.steps_done:,} of {now.steps:,}, {now.rate or 0:,.0f}/s"
+                )
                 if now.ended:
                     assert now.state == "done", now
                     return now
@@ -168,7 +197,10 @@ class Bench:
         """Jobs a second of ARQ, tuned: no results kept, a short poll, as many slots as it takes."""
         code = (ROOT / "scripts/peers/arq_rows.py").read_text()
         done = subprocess.run(
-            [sys.executable, "-c", code, self.redis, str(JOBS_BASELINE)], capture_output=True, text=True, check=True
+            [sys.executable, "-c", code, self.redis, str(JOBS_BASELINE)],
+            capture_output=True,
+            text=True,
+            check=True,
         )
         return float(done.stdout)
 
@@ -176,7 +208,10 @@ class Bench:
         """Rows a second of the model in sorted batches, a thread a CPU, with nothing around it."""
         code = (ROOT / "scripts/peers/bare_batches.py").read_text()
         done = subprocess.run(
-            [sys.executable, "-c", code, str(ROOT / "models"), str(source)], capture_output=True, text=True, check=True
+            [sys.executable, "-c", code, str(ROOT / "models"), str(source)],
+            capture_output=True,
+            text=True,
+            check=True,
         )
         return float(done.stdout)
 
@@ -210,7 +245,9 @@ def write_rows(path: Path, rows: int) -> None:
     """Records of a hundred bytes or so."""
     with path.open("w") as stream:
         for n in range(rows):
-            stream.write(f'{{"id": "N-{n:09d}", "label": "card_arrival", "text": "Where is my card number {n}?"}}\n')
+            stream.write(
+                f'{{"id": "N-{n:09d}", "label": "card_arrival", "text": "Where is my card number {n}?"}}\n'
+            )
 
 
 def rss_mb(process: psutil.Process) -> float:

@@ -23,7 +23,8 @@ from trivium.settings import Settings, StoreSettings
 DOCS = Path(__file__).parents[1] / "docs"
 COMMANDS = (
     *("up", "features check", "features schema", "keys create", "keys list", "keys revoke"),
-    *("data import", "precompute", "train", "load", "db upgrade", "db check"),
+    *("data import", "precompute", "results list", "results prune"),
+    *("train", "load", "db upgrade", "db check"),
 )
 
 

@@ -19,7 +19,9 @@ async def main(url: str, jobs: int) -> None:
     pool = await create_pool(RedisSettings.from_dsn(url), default_queue_name="bench:rows")
     started = time.perf_counter()
     for at in range(0, jobs, 200):
-        await asyncio.gather(*(pool.enqueue_job("no_op", f"N-{n:09d}") for n in range(at, min(at + 200, jobs))))
+        await asyncio.gather(
+            *(pool.enqueue_job("no_op", f"N-{n:09d}") for n in range(at, min(at + 200, jobs)))
+        )
     worker = Worker(
         functions=[func(no_op, name="no_op", keep_result=0)],
         queue_name="bench:rows",

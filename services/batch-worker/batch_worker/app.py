@@ -22,7 +22,7 @@ from trivium.edge import EdgeClient
 from trivium.errors import Unavailable
 from trivium.features import load_catalogue
 from trivium.metrics import BREAKER_STATE
-from trivium.patterns.steps import Backends, make_providers
+from trivium.patterns.steps import Backends, make_batch_providers, make_providers
 from trivium.precompute.importing import Importer
 from trivium.store.archive import ArchiveRepository
 from trivium.store.chunks import ChunkRepository
@@ -87,8 +87,19 @@ async def _start(settings: WorkerSettings, stack: AsyncExitStack) -> BatchWorker
         results=results,
         local_price=None if local is None else Price(local, local),
     )
+    vendors = make_batch_providers(settings, session)
     breakers = Breakers(lambda target: Breaker(target, on_change=_show_breaker))
-    jobs = JobFactory(catalogue, backends, breakers, archive, Spaces(archive), settings.worker_api_at_once)
+    jobs = JobFactory(
+        catalogue,
+        backends,
+        breakers,
+        archive,
+        Spaces(archive),
+        settings.worker_api_at_once,
+        vendors,
+        chunks,
+        settings.worker_batch_poll_s,
+    )
     imports = Imports(settings, archive, Importer(database, chunks, archive))
     name = f"{socket.gethostname()}:{os.getpid()}"
     work = ChunkWorker(runs, chunks, archive, results, jobs, imports, settings.worker_lease_s, name)
@@ -100,7 +111,7 @@ async def _start(settings: WorkerSettings, stack: AsyncExitStack) -> BatchWorker
         settings.worker_ring_s,
         settings.worker_grace_s,
     )
-    keeping = run_in_background(Keeper(catalogue, runs, results).run(), "keeper")
+    keeping = run_in_background(Keeper(catalogue, runs, results, chunks, vendors).run(), "keeper")
     stack.push_async_callback(_cancel, keeping)
     running = run_in_background(worker.run(), "worker")
     stack.push_async_callback(_cancel, running)

@@ -8,16 +8,19 @@ import structlog
 from cronsim import CronSim
 
 from trivium.domain.manifest import PrecomputedVariant
-from trivium.errors import Conflict, NotFound, Unavailable
+from trivium.errors import Conflict, NotFound, RequestRefused, StepError, Unavailable
 from trivium.features import Catalogue, Feature, LoadedVariant
+from trivium.llm.batches import BatchProvider
 from trivium.metrics import RESULTS, RESULTS_BYTES
 from trivium.precompute.starting import new_run, precomputed_variant
+from trivium.store.chunks import ChunkRepository
 from trivium.store.results import ResultRepository
 from trivium.store.runs import RunRepository
 
 log = structlog.get_logger()
 EVERY_S = 0.5
 COUNT_EVERY_S = 300.0
+CANCEL_EVERY_S = 5.0
 REFRESH_ROWS = 256
 # A run that was due while no worker was there is made good within so long.
 CATCH_UP_S = 3600.0
@@ -26,20 +29,32 @@ CATCH_UP_S = 3600.0
 class Keeper:
     """Looks after the runs; any number of workers may do so at once."""
 
-    def __init__(self, catalogue: Catalogue, runs: RunRepository, results: ResultRepository) -> None:
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        runs: RunRepository,
+        results: ResultRepository,
+        chunks: ChunkRepository,
+        vendors: dict[str, BatchProvider],
+    ) -> None:
         self._catalogue = catalogue
         self._runs = runs
         self._results = results
+        self._chunks = chunks
+        self._vendors = vendors
         self._seen: dict[str, datetime] = {}
 
     async def run(self) -> None:
         """Looks until cancelled."""
-        counted = -COUNT_EVERY_S
+        counted = looked = -COUNT_EVERY_S
         while True:
             try:
                 await self._runs.promote()
                 await self._refresh()
                 await self._start_due(datetime.now(UTC))
+                if self._vendors and time.monotonic() > looked + CANCEL_EVERY_S:
+                    await self._cancel_batches()
+                    looked = time.monotonic()
                 if time.monotonic() > counted + COUNT_EVERY_S:
                     await self._count()
                     counted = time.monotonic()
@@ -83,6 +98,21 @@ class Keeper:
             if created:
                 log.info("scheduled_run_started", feature=feature.name, run=run_id, due=due.isoformat())
         self._seen[f"{feature.name}/{variant.name}"] = due
+
+    async def _cancel_batches(self) -> None:
+        """Ends the vendors' batches of runs that were cancelled or stopped."""
+        for chunk_id, noted in await self._chunks.abandoned(time.time() - CATCH_UP_S):
+            vendor = self._vendors.get(noted["vendor"])
+            if vendor is None:
+                continue
+            try:
+                if batch_id := noted["id"] or await vendor.find(chunk_id):
+                    await vendor.cancel(batch_id)
+            except StepError as error:
+                log.warning("vendor_batch_not_cancelled", vendor=vendor.name, detail=error.detail)
+                if not isinstance(error, RequestRefused):
+                    continue
+            await self._chunks.forget_place(chunk_id)
 
     async def _count(self) -> None:
         for stored in await self._results.stored():

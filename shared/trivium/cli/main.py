@@ -6,7 +6,7 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
-from trivium.cli import data, db, keys, load, precompute, train, up
+from trivium.cli import data, db, keys, load, precompute, results, train, up
 from trivium.domain.manifest import manifest_schema
 from trivium.errors import TriviumError
 from trivium.settings import Settings
@@ -17,6 +17,7 @@ app.add_typer(features, name="features")
 app.add_typer(keys.app, name="keys")
 app.add_typer(data.app, name="data")
 app.add_typer(db.app, name="db")
+app.add_typer(results.app, name="results")
 app.command("precompute")(precompute.precompute)
 app.command("train")(train.train)
 app.command("load")(load.load)

@@ -65,6 +65,10 @@ class Batch:
     embeddings: list[Embedding] = field(default_factory=list)
     gone: Sequence[str] = ()
     unchanged: int = 0
+    left: list[str] = field(default_factory=list)
+    """Entities that are to be tried one by one, in a chunk of their own."""
+    spent_usd: float = 0.0
+    """On those that are left."""
 
     @property
     def failed(self) -> int:
@@ -75,7 +79,7 @@ class Batch:
     def cost_usd(self) -> float:
         """What is known to have been spent."""
         spent = [made.cost_usd for made in self.results] + [made.cost_usd for made in self.dead]
-        return sum(cost for cost in spent if cost)
+        return self.spent_usd + sum(cost for cost in spent if cost)
 
 
 def stale_reason(

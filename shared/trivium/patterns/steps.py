@@ -12,7 +12,11 @@ from trivium.domain.manifest import ApiVariant, EdgeVariant, PrecomputedVariant
 from trivium.edge import EdgeClient
 from trivium.errors import BreakerOpen, ConfigurationError
 from trivium.features import Feature, LoadedVariant
+from trivium.llm.anthropic import AnthropicProvider
+from trivium.llm.anthropic_batches import AnthropicBatches
+from trivium.llm.batches import BatchProvider
 from trivium.llm.openai import OpenAIProvider
+from trivium.llm.openai_batches import OpenAIBatches
 from trivium.llm.prices import vendor_cost_usd
 from trivium.llm.provider import Provider
 from trivium.llm.settings import ProviderSettings
@@ -42,7 +46,24 @@ def make_providers(settings: ProviderSettings, session: aiohttp.ClientSession) -
     if settings.openai_api_key:
         secret = settings.openai_api_key.get_secret_value()
         providers["openai"] = OpenAIProvider("openai", settings.openai_base_url, secret, session)
+    if settings.anthropic_api_key:
+        secret = settings.anthropic_api_key.get_secret_value()
+        providers["anthropic"] = AnthropicProvider("anthropic", settings.anthropic_base_url, secret, session)
     return providers
+
+
+def make_batch_providers(
+    settings: ProviderSettings, session: aiohttp.ClientSession
+) -> dict[str, BatchProvider]:
+    """The vendors' batch APIs, by the same keys."""
+    made: dict[str, BatchProvider] = {}
+    if settings.openai_api_key:
+        secret = settings.openai_api_key.get_secret_value()
+        made["openai"] = OpenAIBatches("openai", settings.openai_base_url, secret, session)
+    if settings.anthropic_api_key:
+        secret = settings.anthropic_api_key.get_secret_value()
+        made["anthropic"] = AnthropicBatches("anthropic", settings.anthropic_base_url, secret, session)
+    return made
 
 
 def chain_of(feature: Feature, backends: Backends) -> list[Step]:
@@ -99,8 +120,15 @@ def _api_steps(
     return steps
 
 
-def price(feature: str, attempt: Attempt, local_price: Price | None) -> None:
-    """Sets what an attempt cost: nothing without tokens, None where the price is unknown."""
+def price(feature: str, attempt: Attempt, local_price: Price | None, share: float = 1.0) -> None:
+    """Sets what an attempt cost: nothing without tokens, None where the price is unknown.
+
+    Args:
+        feature: whose.
+        attempt: that is priced.
+        local_price: of self-hosted models.
+        share: of a vendor's price, where it has another way of being asked.
+    """
     by, usage = attempt.served_by, attempt.usage
     vendor, _, model = attempt.target.partition("/")
     local = by.pattern != "api" or vendor == "local"
@@ -108,7 +136,8 @@ def price(feature: str, attempt: Attempt, local_price: Price | None) -> None:
         # What a vendor billed for an attempt that told no usage is not known, unless it was not asked.
         attempt.cost_usd = 0.0 if local or attempt.outcome == BreakerOpen.code else None
         return
-    attempt.cost_usd = cost_usd(usage, local_price) if local else vendor_cost_usd(vendor, model, usage)
+    cost = cost_usd(usage, local_price) if local else vendor_cost_usd(vendor, model, usage)
+    attempt.cost_usd = None if cost is None else cost * share
     for kind in ("input", "cached_input", "output"):
         TOKENS.labels(feature, by.variant, attempt.target, kind).inc(getattr(usage, kind))
     if attempt.cost_usd is None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from sqlalchemy import Select, delete, func, insert, or_, select, update
+from sqlalchemy import Select, delete, func, insert, null, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from trivium.domain.precompute import IMPORT, PHASES, Batch, Item
@@ -218,6 +218,7 @@ class ChunkRepository:
         }
         if ends:
             values |= {"state": "done", "lease_until": None, "error": None, "finished_at": time.time()}
+            values["size"] = chunk.size - len(batch.left)
         async with self._database.transaction() as connection:
             if not await self._held(connection, claim, **values):
                 return False
@@ -226,6 +227,9 @@ class ChunkRepository:
                 chunk_row(claim.run_id, phase, keys, claim.position + n)
                 for n, (phase, keys) in enumerate(following)
             ]
+            if batch.left:
+                left = chunk_row(claim.run_id, claim.phase, batch.left, claim.position)
+                rows.append({**left, "cursor": {"one_by_one": True}})
             for part in in_batches(rows):
                 await connection.execute(insert(precompute_chunk), part)
             if ends:
@@ -300,6 +304,26 @@ class ChunkRepository:
         """Stores where a chunk stands before anything is made; False if its lease was lost."""
         async with self._database.transaction() as connection:
             return await self._held(connection, claim, cursor=cursor)
+
+    async def abandoned(self, since: float) -> list[tuple[str, Row]]:
+        """(chunk id, what it noted) of runs cancelled since a moment that left a vendor's batch behind."""
+        run, chunk = precompute_run.c, precompute_chunk.c
+        statement = (
+            select(chunk.id, chunk.cursor)
+            .join(precompute_run, run.id == chunk.run_id)
+            .where(run.state.in_(("cancelled", "failed")), run.finished_at > since)
+            .where(chunk.state == "cancelled", chunk.cursor.is_not(None))
+        )
+        async with self._database.transaction() as connection:
+            rows: list[Any] = list(await connection.execute(statement))
+        return [(row.id, row.cursor["batch"]) for row in rows if row.cursor and row.cursor.get("batch")]
+
+    async def forget_place(self, chunk_id: str) -> None:
+        """Forgets what an abandoned chunk noted."""
+        chunk = precompute_chunk.c
+        async with self._database.transaction() as connection:
+            own = update(precompute_chunk).where(chunk.id == chunk_id, chunk.state == "cancelled")
+            await connection.execute(own.values(cursor=null()))
 
     async def pending(self) -> int:
         """Chunks of running runs that are not done."""

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from sqlalchemy import delete, func, select, text
+from sqlalchemy import Select, delete, func, select, text
 
 from trivium.domain.precompute import RefreshReason
-from trivium.store.engine import Database, in_batches, insert_ignoring
+from trivium.store.engine import Database, insert_ignoring
 from trivium.store.tables import archive_item, precomputed_result, refresh_request
 
 PRUNE_ROWS = 5_000
@@ -164,6 +164,15 @@ class ResultRepository:
                 found.append(Stored(feature, variant, rows, round(mean * rows)))
         return found
 
+    async def count_to_prune(
+        self, feature: str, variant: str, *, archive: str | None, before: float | None
+    ) -> int:
+        """How many results `prune` would drop in all."""
+        chosen = _to_prune(feature, variant, archive, before).subquery()
+        async with self._database.transaction() as connection:
+            counted = await connection.execute(select(func.count()).select_from(chosen))
+            return int(counted.scalar_one())
+
     async def prune(self, feature: str, variant: str, *, archive: str | None, before: float | None) -> int:
         """Drops one portion of a variant's results; returns how many went, to be called until that is 0.
 
@@ -173,21 +182,21 @@ class ResultRepository:
             archive: drop the results of entities that are not in it any more; None: drop all.
             before: drop those that were computed before this moment.
         """
-        result, item = precomputed_result.c, archive_item.c
-        of = select(result.entity_key).where(result.feature == feature, result.variant == variant)
-        if archive is not None:
-            there = select(item.entity_key).where(
-                item.archive == archive, item.entity_key == result.entity_key
-            )
-            gone = ~there.exists()
-            of = of.where(gone if before is None else gone | (result.computed_at < before))
+        result = precomputed_result.c
+        chosen = _to_prune(feature, variant, archive, before).limit(PRUNE_ROWS)
+        own = (result.feature == feature) & (result.variant == variant)
         async with self._database.transaction() as connection:
-            keys: list[str] = list((await connection.execute(of.limit(PRUNE_ROWS))).scalars())
-            for batch in in_batches([{"key": key} for key in keys]):
-                drop = delete(precomputed_result).where(
-                    result.feature == feature,
-                    result.variant == variant,
-                    result.entity_key.in_([row["key"] for row in batch]),
-                )
-                await connection.execute(drop)
-            return len(keys)
+            gone = await connection.execute(
+                delete(precomputed_result).where(own, result.entity_key.in_(chosen))
+            )
+            return gone.rowcount
+
+
+def _to_prune(feature: str, variant: str, archive: str | None, before: float | None) -> Select[Any]:
+    result, item = precomputed_result.c, archive_item.c
+    of = select(result.entity_key).where(result.feature == feature, result.variant == variant)
+    if archive is None:
+        return of
+    there = select(item.entity_key).where(item.archive == archive, item.entity_key == result.entity_key)
+    gone = ~there.exists()
+    return of.where(gone if before is None else gone | (result.computed_at < before))

@@ -147,7 +147,7 @@ class ChunkWorker:
             batch = await self._portion(claim, job, spec.archive, claim.keys[at:end])
             at = end
             ends = at >= len(claim.keys)
-            cursor = None if ends else {"at": at}
+            cursor = None if ends else {**(claim.cursor or {}), "at": at}
             if not await self._chunks.checkpoint(claim, batch, ends=ends, cursor=cursor):
                 raise LeaseLost
             RESULTS_STORED.labels(claim.feature, claim.variant).inc(len(batch.results))

@@ -51,8 +51,8 @@ class StartIn(BaseModel):
     )
     url: str | None = Field(
         None,
-        description="In place of `source`: a JSONL or CSV (also .gz) that fsspec opens; must begin with one of "
-        "TRIVIUM_SOURCE_URLS.",
+        description="In place of `source`: a JSONL or CSV (also .gz) that fsspec opens; it must begin with "
+        "one of TRIVIUM_SOURCE_URLS.",
     )
     variant: str | None = Field(None, description="By default the one that is served.")
     strict: bool = Field(False, description="With one wrong line none is taken.")
