@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint lock docs proto train load-test soak bench-start bench-patterns bench-edge bench-batching bench-peers clean
+.PHONY: help setup run test lint lock docs proto train load-test soak bench-start bench-patterns bench-edge bench-batching bench-precompute bench-peers clean
 
 help: ## List every target
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ bench-edge: setup ## The edge model beside its peers that are installed, and the
 
 bench-batching: setup ## What batching gains on this CPU, and what it does to the answers
 	@.venv/bin/python scripts/bench_batching.py $(ARGS)
+
+bench-precompute: setup ## Whole runs of pre-computation: make bench-precompute ARGS=ledger
+	@.venv/bin/python scripts/bench_precompute.py $(ARGS)
 
 bench-peers: setup ## Install MLServer, a transformers service and infinity for bench-edge
 	@scripts/setup-peers

@@ -25,10 +25,8 @@ def main(models: str, texts: str) -> None:
     for _ in range(20):
         model.run(model.encode(lines[:BATCH]))
     started = time.perf_counter()
-    rows = sorted(
-        (row for at in range(0, len(lines), 512) for row in model.encode(lines[at : at + 512])),
-        key=lambda row: len(row.ids),
-    )
+    rows = [row for at in range(0, len(lines), 512) for row in model.encode(lines[at : at + 512])]
+    rows.sort(key=lambda row: len(row.ids))
     batches = iter([rows[at : at + BATCH] for at in range(0, len(rows), BATCH)])
     lock = threading.Lock()
 

@@ -258,36 +258,44 @@ def _part(width: int = 8) -> Piece:
     return Piece(MODEL, [Row(np.zeros(width, dtype=np.int64))], 1.0, is_part=True)
 
 
-def test_parts_of_large_requests_leave_a_slot_to_the_others() -> None:
+def test_a_small_request_never_waits_for_a_part() -> None:
     line = _line()
     for _ in range(4):
         line.offer(_part(), 0)
-    first, _ = line.take(0, 0)
-    assert first is not None
-    assert first.pieces[0].is_part
-    # The other slot must sleep, not look again and again.
-    assert not line.has_next
-    assert line.take(1, 0) == (None, [])
+    while line.has_part(0):
+        batch, _ = line.take_part(0)
+        assert batch is not None
+        assert batch.pieces[0].is_part
+    assert line.take_part(0) == (None, [])
+    assert line.wait_ms(0) == 0
     line.offer(_piece(), 0)
-    small, _ = line.take(1, 0)
+    small, _ = line.take(0, 0)
     assert small is not None
     assert not small.pieces[0].is_part
 
 
-def test_small_requests_go_first_but_parts_do_not_starve() -> None:
-    line = _line(slots=1, max_queue_ms=1e9)
-    for _ in range(40):
-        line.offer(_piece(deadline_ms=1e9, model=_Model(_costs(0.0))), 0)
-    for _ in range(3):
+def test_parts_have_all_slots_in_the_quiet_and_one_while_small_requests_come() -> None:
+    line = _line(slots=2)
+    for _ in range(5):
         line.offer(_part(), 0)
-    order = []
-    while len(line):
-        line.done(0)
-        batch, _ = line.take(0, 0)
-        assert batch is not None
-        order.append(batch.pieces[0].is_part)
-    assert sum(order[:40]) == 3
-    assert order.count(False) == 40
+    assert line.take_part(0)[0]
+    assert line.take_part(0)[0], "nobody else is there"
+    assert not line.has_part(0)
+    line.part_done()
+    line.part_done()
+    line.offer(_piece(deadline_ms=1e9), 0)
+    assert line.take(0, 0)[0]
+    assert line.take_part(0)[0], "they do not starve"
+    assert not line.has_part(0.9)
+    assert line.has_part(1.1)
+
+
+def test_a_part_that_cannot_meet_its_deadline_does_not_run() -> None:
+    line = _line()
+    late = _part()
+    line.offer(late, 0)
+    assert line.take_part(5.0) == (None, [late])
+    assert len(line) == 0
 
 
 def test_parts_do_not_lengthen_the_line_of_the_others() -> None:

@@ -1,6 +1,7 @@
 """Runs models in as many threads as there are slots, off the event loop."""
 
 import asyncio
+import os
 import threading
 import time
 from collections import deque
@@ -28,13 +29,16 @@ class Runner:
         self._loop = asyncio.get_running_loop()
         self._line = Line(slots, max_queue_ms)
         self._errands: deque[Callable[[], None]] = deque()
-        self._changed = threading.Condition()
+        lock = threading.Lock()
+        self._changed = threading.Condition(lock)
+        self._parts_changed = threading.Condition(lock)
         self._closing = False
         self._large = 0
-        self._beats = [time.monotonic()] * slots
+        self._beats = [time.monotonic()] * (2 * slots)
         self._threads = [
-            threading.Thread(target=self._work, args=(slot,), name=f"run-{slot}", daemon=True)
-            for slot in range(slots)
+            threading.Thread(target=work, args=(number,), name=f"{name}-{number}", daemon=True)
+            for work, name, first in ((self._work, "run", 0), (self._work_on_parts, "part", slots))
+            for number in range(first, first + slots)
         ]
         for thread in self._threads:
             thread.start()
@@ -128,6 +132,7 @@ class Runner:
         with self._changed:
             self._closing = True
             self._changed.notify_all()
+            self._parts_changed.notify_all()
         for thread in self._threads:
             thread.join()
 
@@ -135,7 +140,7 @@ class Runner:
         piece.answer = self._loop.create_future()
         with self._changed:
             self._line.offer(piece, time.monotonic())
-            self._changed.notify()
+            (self._parts_changed if piece.is_part else self._changed).notify()
         timer = self._loop.call_later(piece.deadline - time.monotonic(), _expire, piece)
         try:
             outputs: Outputs = await piece.answer
@@ -149,7 +154,7 @@ class Runner:
         while True:
             with self._changed:
                 self._line.done(slot)
-                while not (self._errands or self._line.has_next(time.monotonic()) or self._closing):
+                while not (self._errands or self._line.has_next or self._closing):
                     self._beats[slot] = time.monotonic()
                     self._changed.wait(BEAT_S)
                 if self._closing:
@@ -157,7 +162,7 @@ class Runner:
                 self._beats[slot] = now = time.monotonic()
                 errand = self._errands.popleft() if self._errands else None
                 batch, expired = (None, []) if errand else self._line.take(slot, now)
-                if self._line.has_next(now):  # what this slot left may be for one that sleeps
+                if self._line.has_next:  # what this slot left may be for one that sleeps
                     self._changed.notify()
             if expired:
                 self._tell(expired, StepTimeout("the deadline passed, or came too near, while it waited"))
@@ -165,6 +170,27 @@ class Runner:
                 errand()
             if batch:
                 self._tell(batch.pieces, self._outputs(batch))
+
+    def _work_on_parts(self, number: int) -> None:
+        _lower_priority()
+        while True:
+            with self._changed:
+                while not (self._line.has_part(time.monotonic()) or self._closing):
+                    self._beats[number] = time.monotonic()
+                    self._parts_changed.wait(BEAT_S)
+                if self._closing:
+                    return
+                self._beats[number] = now = time.monotonic()
+                batch, expired = self._line.take_part(now)
+                if self._line.has_part(now):
+                    self._parts_changed.notify()
+            if expired:
+                self._tell(expired, StepTimeout("the deadline passed while it waited"))
+            if batch:
+                outcome = self._outputs(batch)
+                with self._changed:
+                    self._line.part_done()
+                self._tell(batch.pieces, outcome)
 
     def _outputs(self, batch: Batch) -> Outputs | TriviumError:
         model = batch.pieces[0].model
@@ -174,7 +200,8 @@ class Runner:
             outputs = model.answer(rows)
         except Exception as error:  # noqa: BLE001 - whatever the runtime raises ends this batch alone
             return ProviderError(f"{model} failed: {error}")
-        model.costs.observe(batch.cost_ms, (time.perf_counter() - started) * 1000)
+        if not batch.pieces[0].is_part:  # what others displace takes longer than it costs
+            model.costs.observe(batch.cost_ms, (time.perf_counter() - started) * 1000)
         model.metrics.items.inc(len(rows))
         model.metrics.batch.observe(len(rows))
         model.metrics.cost_ratio.set(model.costs.ratio)
@@ -183,6 +210,13 @@ class Runner:
     def _tell(self, pieces: list[Piece], outcome: Outputs | TriviumError) -> None:
         with suppress(RuntimeError):  # the loop has ended, and with it whoever waited
             self._loop.call_soon_threadsafe(_deliver, pieces, outcome)
+
+
+def _lower_priority() -> None:
+    """Lets the system run this thread when nothing else wants the CPU; on Linux that is a thread's own."""
+    if hasattr(os, "SCHED_IDLE"):
+        with suppress(OSError):
+            os.sched_setscheduler(threading.get_native_id(), os.SCHED_IDLE, os.sched_param(0))
 
 
 def _cuts(rows: list[Row], model: Model) -> list[tuple[int, int]]:

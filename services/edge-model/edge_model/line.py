@@ -5,8 +5,8 @@ and with it, if the model's answers do not depend on what shares a run, what els
 far as this is predicted to be cheaper than to run it apart (so lengths are alike: padding costs as much
 as text) and every deadline in the batch still holds.
 
-The parts of large requests stand in a lane of their own. They run when nobody else waits, at every eighth
-turn even so, and while small requests come never in all the slots: a small one finds one free.
+The parts of large requests stand in a lane of their own, with slots of its own: a small request never
+waits for one. One part may always run, at a low priority; more only after a second without a small one.
 """
 
 from dataclasses import dataclass, field
@@ -19,8 +19,7 @@ from edge_model.runtime import Model, Row
 from trivium.errors import Overloaded, StepTimeout
 
 LOOK_AHEAD = 64
-LARGE_EVERY = 8
-# Seconds without a small request after which the parts of large ones may have all the slots.
+# Seconds without a small request after which the parts of large ones may have as many slots as they want.
 QUIET_S = 1.0
 
 
@@ -63,16 +62,23 @@ class Line:
         self._waiting: dict[Piece, None] = {}
         self._backlog_ms = 0.0
         self._parts: dict[Piece, None] = {}
-        self._runs_part = [False] * slots
-        self._turns = 0
-        self._small_at = -QUIET_S
+        self._parts_running = 0
+        self._small_at = float("-inf")
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._parts)
 
-    def has_next(self, now: float) -> bool:
-        """Whether a slot that is free now would find something to run."""
-        return self._next(now) is not None
+    @property
+    def has_next(self) -> bool:
+        """Whether a slot that is free would find something to run."""
+        return bool(self._waiting)
+
+    def has_part(self, now: float) -> bool:
+        """Whether a part may run now."""
+        if not self._parts or self._parts_running == 0:
+            return bool(self._parts)
+        quiet = now - self._small_at > QUIET_S
+        return quiet and self._parts_running < self.slots
 
     @property
     def slots(self) -> int:
@@ -130,35 +136,37 @@ class Line:
     def take(self, slot: int, now: float) -> tuple[Batch | None, list[Piece]]:
         """What `slot` runs next, and the pieces that can no longer meet their deadlines."""
         expired: list[Piece] = []
-        while head := self._next(now):
+        while head := next(iter(self._waiting), None):
             if self._is_late(head, now):
                 self.discard(head)
                 head.model.costs.relax()
                 expired.append(head)
                 continue
-            self._turns += 1
-            batch = self._alone(head) if head.is_part else self._batch(head, now)
-            self._runs_part[slot] = head.is_part
+            batch = self._batch(head, now)
             self._free_at[slot] = now + batch.cost_ms / 1000
             return batch, expired
+        return None, expired
+
+    def take_part(self, now: float) -> tuple[Batch | None, list[Piece]]:
+        """The part that runs next, if one may, and those that can no longer meet their deadlines."""
+        expired: list[Piece] = []
+        while self.has_part(now):
+            part = next(iter(self._parts))
+            del self._parts[part]
+            if self._is_late(part, now):
+                expired.append(part)
+                continue
+            self._parts_running += 1
+            return Batch([part], part.width, len(part.rows), part.cost_ms), expired
         return None, expired
 
     def done(self, slot: int) -> None:
         """`slot` is free."""
         self._free_at[slot] = 0.0
-        self._runs_part[slot] = False
 
-    def _next(self, now: float) -> Piece | None:
-        """The oldest piece; a part of a large request when its lane may go."""
-        quiet = now - self._small_at > QUIET_S
-        may_run = sum(self._runs_part) < (self.slots if quiet else max(1, self.slots - 1))
-        if self._parts and may_run and (not self._waiting or self._turns % LARGE_EVERY == 0):
-            return next(iter(self._parts))
-        return next(iter(self._waiting), None)
-
-    def _alone(self, piece: Piece) -> Batch:
-        del self._parts[piece]
-        return Batch([piece], piece.width, len(piece.rows), piece.cost_ms)
+    def part_done(self) -> None:
+        """A part has run."""
+        self._parts_running -= 1
 
     def _batch(self, head: Piece, now: float) -> Batch:
         share = ceil(len(self._waiting) / self.slots)

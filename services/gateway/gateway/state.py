@@ -38,7 +38,12 @@ def state_of(request: Request) -> GatewayState:
     return state
 
 
-State = Annotated[GatewayState, Depends(state_of)]
+async def _state(request: Request) -> GatewayState:
+    """The same as a dependency: what is not async would be run in a thread."""
+    return state_of(request)
+
+
+State = Annotated[GatewayState, Depends(_state)]
 
 
 def scope(name: str) -> Callable[[Request], Awaitable[Key]]:

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -79,13 +80,12 @@ async def _prune(
                 count = await results.count_to_prune(*of, archive=archive, before=before)
                 typer.echo(f"{stored.feature} {stored.variant}: {count} of {stored.rows} would go: {why}")
                 continue
-            dropped = await _all_portions(
-                console, " ".join(of), lambda: results.prune(*of, archive=archive, before=before)
-            )
+            portion = partial(results.prune, *of, archive=archive, before=before)
+            dropped = await _all_portions(console, " ".join(of), portion)
             typer.echo(f"{stored.feature} {stored.variant}: dropped {dropped} of {stored.rows}: {why}")
         if feature is None and not dry_run:
             limit = time.time() - runs_days * DAY_S
-            rows = await _all_portions(console, "runs", lambda: runs.prune(limit))
+            rows = await _all_portions(console, "runs", partial(runs.prune, limit))
             typer.echo(f"runs that ended over {runs_days:g} days ago: dropped {rows} rows")
     finally:
         await database.close()

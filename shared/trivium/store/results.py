@@ -82,7 +82,7 @@ class ResultRepository:
             "feature": feature,
             "variant": variant,
         }
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             rows = (await connection.execute(statement, given)).all()
         found = {
             row[0]: StoredResult(row[0], row[1], orjson.loads(row[2]) if row[2] else None, *row[3:])
