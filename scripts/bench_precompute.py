@@ -25,6 +25,7 @@ import psutil
 import typer
 from rich.console import Console
 from rich.table import Table
+from sqlalchemy import func, select
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -185,6 +186,17 @@ async def _ledger(sizes: list[int], jobs: int) -> None:
             more = (f"{done.whole_rate:,.0f}", f"{unchanged:,.0f}", f"{before:.0f} to {peak:.0f}")
             table.add_row(f"{size:,}", *figures, *more)
             console.print(table)
+            console.print(await _bytes(own.database, size))
+
+
+async def _bytes(database: Database, rows: int) -> str:
+    """What a row takes on disk, indexes included."""
+    told = []
+    async with database.transaction() as connection:
+        for table in ("archive_item", "precomputed_result", "precompute_chunk"):
+            size = select(func.pg_total_relation_size(table))
+            told.append(f"{table} {(await connection.execute(size)).scalar_one() / rows:.0f}")
+    return f"bytes a row, indexes included: {', '.join(told)}"
 
 
 @app.command()

@@ -6,12 +6,12 @@ from typing import Any
 import aiohttp
 import pytest
 
-from trivium.patterns.edge import EdgeStep
 from support.edge import KEY, RunningEdge
 from trivium.domain.inference import Question
 from trivium.domain.manifest import EdgeVariant
 from trivium.edge import EdgeClient
 from trivium.errors import ConnectionFailed, LowConfidence, OutOfScope, RequestRefused, StepTimeout
+from trivium.patterns.edge import EdgeStep
 
 SCHEMA: dict[str, Any] = {"properties": {"label": {}, "in_scope": {}, "mood": {}}}
 

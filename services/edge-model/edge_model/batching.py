@@ -20,6 +20,8 @@ T = TypeVar("T")
 BEAT_S = 0.5
 MAX_LARGE = 32
 PART_MS = 20.0
+# While small requests come, a part is followed by a pause of so many times its own length.
+PART_PAUSE = 2.0
 
 
 class Runner:
@@ -188,9 +190,13 @@ class Runner:
                 self._tell(expired, StepTimeout("the deadline passed while it waited"))
             if batch:
                 outcome = self._outputs(batch)
+                self._tell(batch.pieces, outcome)
+                took_s = time.monotonic() - now
+                with self._changed:
+                    pause_s = 0.0 if self._line.is_quiet(now) else PART_PAUSE * took_s
+                time.sleep(pause_s)
                 with self._changed:
                     self._line.part_done()
-                self._tell(batch.pieces, outcome)
 
     def _outputs(self, batch: Batch) -> Outputs | TriviumError:
         model = batch.pieces[0].model

@@ -77,8 +77,11 @@ class Line:
         """Whether a part may run now."""
         if not self._parts or self._parts_running == 0:
             return bool(self._parts)
-        quiet = now - self._small_at > QUIET_S
-        return quiet and self._parts_running < self.slots
+        return self.is_quiet(now) and self._parts_running < self.slots
+
+    def is_quiet(self, now: float) -> bool:
+        """Whether no small request has come for a while."""
+        return now - self._small_at > QUIET_S
 
     @property
     def slots(self) -> int:
