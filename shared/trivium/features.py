@@ -60,6 +60,11 @@ class Feature:
         """The variants that the worker fills."""
         return [v for v in self.variants.values() if isinstance(v.spec, PrecomputedVariant)]
 
+    def record_of(self, given: dict[str, Any]) -> dict[str, Any]:
+        """What of an input is an entity's record: the properties that its schema names."""
+        properties = self.manifest.input.get("properties") or {}
+        return {name: given[name] for name in properties if name in given}
+
     def check_input(self, given: dict[str, Any]) -> None:
         """Raises InvalidInput with a fault for every field."""
         faults = tuple(_faults("input", self.input_validator, given))

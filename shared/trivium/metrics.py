@@ -11,7 +11,7 @@ _SERVED = ("feature", "variant", "pattern", "outcome")
 
 INFERENCES = Counter(
     "trivium_inferences_total",
-    "Answers; outcome is ok, degraded (a fallback answered) or control.",
+    "Answers; outcome is ok, degraded (a fallback answered), generating (a placeholder) or control.",
     _SERVED,
 )
 INFERENCE_LATENCY = Histogram(

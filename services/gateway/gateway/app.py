@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 import aiohttp
 from fastapi import Depends, FastAPI
 
-from gateway.routes import features, feedback, health, inferences, runs
+from gateway.routes import features, feedback, health, inferences, results, runs
 from gateway.serving import Serving
 from gateway.settings import GatewaySettings
 from gateway.state import GatewayState, admin_or_service, scope
@@ -28,6 +28,7 @@ from trivium.store.inferences import InferenceRepository
 from trivium.store.journal import Journal
 from trivium.store.keys import KeyCache, KeyRepository
 from trivium.store.recorder import Recorder
+from trivium.store.refresher import Refresher
 from trivium.store.results import ResultRepository
 from trivium.store.runs import RunRepository
 from trivium.telemetry import run_in_background
@@ -60,6 +61,7 @@ def create_app(settings: GatewaySettings | None = None) -> FastAPI:
     for part in (
         features.router,
         feedback.router,
+        results.router,
         inferences.router,
         runs.streamed,
         runs.router,
@@ -101,7 +103,10 @@ async def _build(settings: GatewaySettings, stack: AsyncExitStack) -> GatewaySta
         local_price=None if local is None else Price(local, local),
     )
     breakers = Breakers(lambda target: Breaker(target, on_change=_show_breaker))
-    serving = Serving(catalogue, backends, flags, breakers, recorder)
+    refresher = Refresher(backends.results)
+    refresher.start()
+    stack.push_async_callback(refresher.stop)
+    serving = Serving(catalogue, backends, flags, breakers, recorder, refresher)
     chunks = ChunkRepository(database)
     importer = Importer(database, chunks, ArchiveRepository(database))
     return GatewayState(

@@ -7,9 +7,10 @@ import structlog
 from trivium.domain.fallback import Breakers, ChainResult, Deadline, run_chain
 from trivium.domain.inference import Arm, Attempt, Inference, Question, ServedBy, Subject
 from trivium.domain.manifest import PrecomputedVariant
+from trivium.domain.precompute import Judged, RefreshReason
 from trivium.domain.rollout import Flags, choose_arm, choose_variant
 from trivium.errors import FieldFault, InvalidRequest
-from trivium.features import Catalogue
+from trivium.features import Catalogue, Feature
 from trivium.metrics import (
     ATTEMPTS,
     FALLBACKS,
@@ -17,11 +18,21 @@ from trivium.metrics import (
     INFERENCE_LATENCY,
     INFERENCES,
 )
+from trivium.patterns.precomputed import brought_record, judge
 from trivium.patterns.steps import Backends, chain_of, price
+from trivium.precompute.starting import precomputed_variant
+from trivium.store.inferences import Row
 from trivium.store.recorder import Recorder
+from trivium.store.refresher import Refresher
+from trivium.store.results import Refresh, StoredResult
 from trivium.telemetry import new_id
 
 log = structlog.get_logger()
+# Within it the worker has computed an entity, or will not.
+GENERATING_S = 60.0
+# Between the database's clock, which results have, and the gateway's.
+CLOCK_SKEW_S = 5.0
+_WISHED: dict[str, RefreshReason] = {"result_missing": "missing", "result_stale": "age"}
 
 
 class Serving:
@@ -34,12 +45,14 @@ class Serving:
         flags: Flags,
         breakers: Breakers,
         recorder: Recorder,
+        refresher: Refresher,
     ) -> None:
         self.catalogue = catalogue
         self._backends = backends
         self._flags = flags
         self._breakers = breakers
         self._recorder = recorder
+        self._refresher = refresher
         self._chains = {feature.name: chain_of(feature, backends) for feature in catalogue}
 
     async def serve(
@@ -49,24 +62,31 @@ class Serving:
         subject: Subject,
         key_id: str,
         deadline_ms: int | None = None,
+        *,
+        wait: bool = True,
     ) -> Inference:
         """Answers inside the deadline, from the first step of the arm's chain that can.
+
+        A stored result that is stale, missing or too old is wished for anew. If none but the non-AI
+        version could answer in its place, that is the placeholder of an inference that is `generating`;
+        with `wait=False` no other step is asked for it.
 
         Raises:
             NotFound: there is no such feature.
             InvalidInput: the input does not match its schema.
+            InvalidRequest: `wait=False` for a feature whose answers are not stored.
         """
         started = time.monotonic()
         feature = self.catalogue.get(feature_name)
         manifest = feature.manifest
         feature.check_input(question.input)
-        if isinstance(manifest.variants[manifest.serve], PrecomputedVariant) and not question.entity_key:
-            fault = FieldFault("entity_key", "is missing: this feature's results are per entity")
-            raise InvalidRequest(f"entity_key {fault.message}", errors=(fault,))
+        stored = isinstance(manifest.variants[manifest.serve], PrecomputedVariant)
+        _check_mode(stored, question, wait)
         limit_ms = deadline_ms or manifest.deadline_ms
         arm = self._arm(manifest.rollout.flag, subject)
+        chain = self._chains[feature.name]
         result = await run_chain(
-            choose_variant(arm, self._chains[feature.name]),
+            choose_variant(arm, chain if wait else [chain[0], chain[-1]]),
             question,
             Deadline.after_ms(limit_ms),
             self._breakers,
@@ -90,14 +110,97 @@ class Serving:
             latency_ms=(time.monotonic() - started) * 1000,
             created_at=time.time(),
         )
+        if stored and arm is Arm.TREATMENT:
+            self._wish(feature, made)
         self._recorder.record(made)
         _count(made)
         return made
+
+    async def stored(
+        self, feature_name: str, variant_name: str | None, entity_keys: list[str]
+    ) -> list[tuple[StoredResult, Judged]]:
+        """What is stored for entities, in their order, by one query; what no longer holds is wished anew.
+
+        Raises:
+            NotFound: there is no such feature or variant. Unavailable: the database is away.
+        """
+        feature = self.catalogue.get(feature_name)
+        variant, spec = precomputed_variant(feature, variant_name)
+        found = await self._backends.results.find(feature.name, variant.name, spec.archive, entity_keys)
+        judged = [(one, judge(variant, one)) for one in found]
+        for one, how in judged:
+            if how.refresh:
+                self._refresher.ask(Refresh(feature.name, variant.name, one.entity_key, how.refresh))
+        return judged
+
+    async def settled(self, row: Row) -> Row:
+        """The row of an inference that was generating, with its answer as soon as the worker has made it.
+
+        Once the worker has had GENERATING_S without making one, the placeholder is the answer.
+        """
+        if row["status"] == "done":
+            return row
+        feature = self.catalogue.get(row["feature"])
+        variant, spec = precomputed_variant(feature, feature.manifest.serve)
+        (found,) = await self._backends.results.find(
+            feature.name, variant.name, spec.archive, [row["entity_key"]]
+        )
+        judged = judge(variant, found)
+        if found.output is not None and found.computed_at > row["created_at"] - CLOCK_SKEW_S:
+            change = {
+                "status": "done",
+                "output": found.output,
+                "step": variant.name,
+                "pattern": spec.pattern,
+                "variant": variant.name,
+                "version": found.variant_version,
+                "model": found.model,
+                "degraded": False,
+                "fallback_reason": None,
+                "confidence": found.confidence,
+                "stale": judged.standing == "stale",
+                "stale_reason": judged.stale_reason,
+                "age_s": judged.age_s,
+            }
+        elif time.time() > row["created_at"] + GENERATING_S:
+            change = {"status": "done"}
+        else:
+            return row
+        await self._recorder.settle(row["id"], change)
+        return {**row, **change}
+
+    def correct(self, row: Row) -> None:
+        """Wishes an entity's result anew whose answer a user has corrected."""
+        if row["pattern"] == "precomputed" and row["entity_key"]:
+            self._refresher.ask(Refresh(row["feature"], row["variant"], row["entity_key"], "correction"))
+
+    def _wish(self, feature: Feature, made: Inference) -> None:
+        """Has the worker compute what was stale or missing; without another answer, that is waited for."""
+        reason = made.answer.stale_reason or _WISHED.get(made.fallback_reason or "")
+        if reason is None:
+            return
+        variant, spec = precomputed_variant(feature, feature.manifest.serve)
+        assert made.question.entity_key is not None
+        record = brought_record(feature, spec, made.question)
+        self._refresher.ask(Refresh(feature.name, variant.name, made.question.entity_key, reason, record))
+        if made.served_by.pattern == "static":
+            made.status = "generating"
 
     def _arm(self, flag: str, subject: Subject) -> Arm:
         arm = choose_arm(self._flags.is_enabled(flag, subject.id, subject.properties))
         FLAG_EVALUATIONS.labels(flag, arm.value).inc()
         return arm
+
+
+def _check_mode(stored: bool, question: Question, wait: bool) -> None:
+    if stored and not question.entity_key:
+        fault = FieldFault("entity_key", "is missing: this feature's results are per entity")
+        raise InvalidRequest(f"entity_key {fault.message}", errors=(fault,))
+    if not stored and not wait:
+        fault = FieldFault(
+            "mode", "async is for features whose results are stored; this one's are not", "async"
+        )
+        raise InvalidRequest(f"mode: {fault.message}", errors=(fault,))
 
 
 def _named(result: ChainResult) -> ServedBy:
@@ -110,6 +213,8 @@ def _named(result: ChainResult) -> ServedBy:
 def _count(made: Inference) -> None:
     by = made.served_by
     outcome = "control" if made.arm is Arm.CONTROL else "degraded" if made.degraded else "ok"
+    if made.status == "generating":
+        outcome = "generating"
     labels = (made.feature, by.variant or by.step, by.pattern, outcome)
     INFERENCES.labels(*labels).inc()
     INFERENCE_LATENCY.labels(*labels).observe(made.latency_ms / 1000)

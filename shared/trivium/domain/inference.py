@@ -96,6 +96,8 @@ class Inference:
     deadline_ms: int
     latency_ms: float
     created_at: float
+    status: Literal["done", "generating"] = "done"
+    """generating: the answer is a placeholder until the worker has computed the entity's result."""
 
     @property
     def cost_usd(self) -> float | None:

@@ -12,6 +12,9 @@ IMPORT, EMBED, SELECT, COMPUTE = PHASES = ("import", "embed", "select", "compute
 
 RunState = Literal["queued", "running", "done", "done_with_errors", "failed", "cancelled"]
 ENDED = ("done", "done_with_errors", "failed", "cancelled")
+# "fresh" and "stale" results are served, one that is "expired" is too old to be. Of a "missing" one there is
+# nothing yet, and of an "unknown" entity nothing to compute it from.
+Standing = Literal["fresh", "stale", "expired", "missing", "unknown"]
 RefreshReason = Literal["input", "variant", "age", "missing", "correction"]
 
 
@@ -80,6 +83,28 @@ class Batch:
         """What is known to have been spent."""
         spent = [made.cost_usd for made in self.results] + [made.cost_usd for made in self.dead]
         return self.spent_usd + sum(cost for cost in spent if cost)
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """How a stored result stands now."""
+
+    standing: Standing
+    stale_reason: StaleReason | None = None
+    age_s: float | None = None
+
+    @property
+    def refresh(self) -> RefreshReason | None:
+        """Why it should be computed anew."""
+        match self.standing:
+            case "stale":
+                return self.stale_reason
+            case "expired":
+                return "age"
+            case "missing":
+                return "missing"
+            case _:
+                return None
 
 
 def stale_reason(

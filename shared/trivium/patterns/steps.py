@@ -94,7 +94,7 @@ def steps_of(feature: Feature, name: str, backends: Backends) -> list[Step]:
         edge = EdgeStep(spec, feature.manifest.output, backends.edge)
         return [Step(by, f"edge/{spec.model}", edge, timeout_s=timeout_s)]
     if isinstance(spec, PrecomputedVariant):
-        stored = PrecomputedStep(feature.name, variant, backends.results)
+        stored = PrecomputedStep(feature, variant, backends.results)
         return [Step(by, "store", stored, timeout_s=timeout_s)]
     return _api_steps(feature, variant, spec, by, backends, timeout_s)
 

@@ -42,8 +42,7 @@ class Checker:
             )
         compute = self.spec.compute
         if compute.variants:
-            properties = self.feature.manifest.input.get("properties") or {}
-            record = {name: record[name] for name in properties if name in record}
+            record = self.feature.record_of(record)
             try:
                 self.feature.check_input(record)
             except InvalidInput as error:

@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from trivium.domain.inference import Inference
 from trivium.store.engine import Database, insert_ignoring
@@ -40,6 +40,7 @@ def rows_of(made: Inference) -> tuple[Row, list[Row]]:
         "latency_ms": made.latency_ms,
         "deadline_ms": made.deadline_ms,
         "created_at": made.created_at,
+        "status": made.status,
     }
     attempts = [
         {
@@ -76,6 +77,12 @@ class InferenceRepository:
         async with self._database.transaction() as connection:
             await insert_ignoring(connection, self._database.insert(inference), rows)
             await insert_ignoring(connection, self._database.insert(attempt), attempts)
+
+    async def settle(self, inference_id: str, change: Row) -> None:
+        """Gives an inference that was generating its answer; one that has it already keeps it."""
+        own = (inference.c.id == inference_id) & (inference.c.status == "generating")
+        async with self._database.transaction() as connection:
+            await connection.execute(update(inference).where(own).values(change))
 
     async def find(self, inference_id: str) -> Row | None:
         """One inference's row."""

@@ -82,6 +82,12 @@ class Recorder:
         """An inference's row: from memory if it is recent, else from the database."""
         return self._recent.get(inference_id) or await self._inferences.find(inference_id)
 
+    async def settle(self, inference_id: str, change: dict[str, Any]) -> None:
+        """Gives an inference that was generating its answer; one that is not stored yet is settled later."""
+        if recent := self._recent.get(inference_id):
+            self._recent[inference_id] = {**recent, **change}
+        await self._inferences.settle(inference_id, change)
+
     async def flush(self) -> None:
         """Carries every ended segment over; raises Unavailable if the database is away."""
         segments, waiting = self._journal.closed_segments(), self._journal.waiting

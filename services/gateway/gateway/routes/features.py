@@ -2,10 +2,10 @@
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from gateway.routes.inferences import InferenceOut, inference_out
+from gateway.routes.inferences import GENERATING, GeneratingOut, InferenceOut, inference_out
 from gateway.routes.problems import PROBLEMS
 from gateway.state import State, scope
 from trivium.domain.inference import Question, Subject
@@ -40,7 +40,11 @@ class InferIn(BaseModel):
     deadline_ms: int | None = Field(
         None, ge=1, le=60_000, description="Milliseconds; by default the manifest's."
     )
-    mode: Literal["sync"] = "sync"
+    mode: Literal["sync", "async"] = Field(
+        "sync",
+        description="async: where no stored result can be served, answer 202 at once instead of asking the "
+        "other steps of the chain.",
+    )
 
 
 class FeatureOut(BaseModel):
@@ -57,14 +61,25 @@ class FeatureOut(BaseModel):
     example: dict[str, Any]
 
 
-@router.post("/{feature}/infer")
-async def infer(feature: str, body: InferIn, state: State, key: Infer) -> InferenceOut:
-    """Answers a question inside its deadline, from the first step of the chain that can."""
+@router.post("/{feature}/infer", responses=GENERATING)
+async def infer(
+    feature: str, body: InferIn, state: State, key: Infer, response: Response
+) -> InferenceOut | GeneratingOut:
+    """Answers a question inside its deadline, from the first step of the chain that can.
+
+    Where that is a stored result which is not there yet, and nothing but the non-AI version could answer
+    in its place, the answer is 202: the worker is asked for it.
+    """
     subject = Subject(body.subject.id, body.subject.properties)
     made = await state.serving.serve(
-        feature, Question(body.input, body.entity_key), subject, key.id, body.deadline_ms
+        feature,
+        Question(body.input, body.entity_key),
+        subject,
+        key.id,
+        body.deadline_ms,
+        wait=body.mode == "sync",
     )
-    return inference_out(rows_of(made)[0])
+    return inference_out(rows_of(made)[0], response)
 
 
 @router.get("")

@@ -1,6 +1,7 @@
 """`/v1/feedback`: what became of an answer."""
 
 import time
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
@@ -82,12 +83,21 @@ async def give_feedback(
     stored, in_database = await state.recorder.take_feedback(event)
     if stored.id == event.id:
         FEEDBACK.labels(body.kind.value).inc()
+        if body.kind is Kind.CORRECTION:
+            await _correct(state, event.inference_id)
     return FeedbackOut(
         feedback_id=stored.id,
         inference_id=stored.inference_id,
         kind=stored.kind,
         stored="database" if in_database else "journal",
     )
+
+
+async def _correct(state: GatewayState, inference_id: str) -> None:
+    """Has the worker look again at a stored result that was wrong, where the inference is known."""
+    with suppress(Unavailable):
+        if row := await state.recorder.find(inference_id):
+            state.serving.correct(row)
 
 
 async def _check_value(state: GatewayState, inference_id: str, value: dict[str, Any]) -> None:

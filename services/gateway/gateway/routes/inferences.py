@@ -1,18 +1,31 @@
-"""`/v1/inferences`: answers, read back."""
+"""`/v1/inferences`: answers, read back, and waited for while they are generated."""
 
-from typing import Annotated, Any
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from math import ceil
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, Depends
+import orjson
+from fastapi import APIRouter, Depends, Response
+from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
 from gateway.routes.problems import PROBLEMS
-from gateway.state import State, scope
-from trivium.errors import NotFound
+from gateway.state import GatewayState, State, scope
+from trivium.errors import NotFound, Unavailable
 from trivium.store.keys import Key
 from trivium.web import StrictRoute
 
 router = APIRouter(prefix="/v1/inferences", tags=["inferences"], responses=PROBLEMS, route_class=StrictRoute)
+Infer = Annotated[Key, Depends(scope("infer"))]
+RETRY_MS = 500
+EVENTS_S = 60.0
+POLL_S = 0.25
+HEARTBEAT_S = 5.0
+MAX_STREAMS = 1_000
+_streams = asyncio.Semaphore(MAX_STREAMS)
 
 
 class ServedByOut(BaseModel):
@@ -37,7 +50,7 @@ class InferenceOut(BaseModel):
     """An answer."""
 
     inference_id: str
-    status: str = "done"
+    status: Literal["done"] = "done"
     output: dict[str, Any]
     arm: str = Field(description="treatment (the AI) or control (the non-AI version).")
     served_by: ServedByOut
@@ -52,8 +65,36 @@ class InferenceOut(BaseModel):
     latency_ms: float
 
 
-def inference_out(row: dict[str, Any]) -> InferenceOut:
-    """The wire shape of an inference's row."""
+class GeneratingOut(BaseModel):
+    """An answer that the worker is asked for. Until it is there, the non-AI version is the placeholder."""
+
+    inference_id: str
+    status: Literal["generating"] = "generating"
+    placeholder: dict[str, Any]
+    fallback_reason: str | None = Field(description="result_missing or result_stale.")
+    retry_after_ms: int
+
+
+GENERATING: dict[int | str, dict[str, Any]] = {
+    202: {
+        "model": GeneratingOut,
+        "description": "The result is being computed: read it back, or wait for it at …/events.",
+    }
+}
+
+
+def inference_out(row: dict[str, Any], response: Response) -> InferenceOut | GeneratingOut:
+    """The wire shape of an inference's row; one that is generating answers with 202."""
+    if row["status"] == "generating":
+        response.status_code = 202
+        response.headers["Location"] = f"/v1/inferences/{row['id']}"
+        response.headers["Retry-After"] = str(ceil(RETRY_MS / 1000))
+        return GeneratingOut(
+            inference_id=row["id"],
+            placeholder=row["output"],
+            fallback_reason=row["fallback_reason"],
+            retry_after_ms=RETRY_MS,
+        )
     return InferenceOut(
         inference_id=row["id"],
         output=row["output"],
@@ -71,12 +112,68 @@ def inference_out(row: dict[str, Any]) -> InferenceOut:
     )
 
 
-@router.get("/{inference_id}")
+@router.get("/{inference_id}", responses=GENERATING)
 async def read_back(
-    inference_id: UUID, state: State, key: Annotated[Key, Depends(scope("infer"))]
-) -> InferenceOut:
-    """An answer that was given to this key; an `admin` key reads every answer."""
+    inference_id: UUID, state: State, key: Infer, response: Response
+) -> InferenceOut | GeneratingOut:
+    """An answer that was given to this key; an `admin` key reads every answer.
+
+    One that was being generated is answered as soon as the worker has computed it, and after a minute
+    without that the placeholder is the answer.
+    """
+    return inference_out(await _row(state, inference_id, key), response)
+
+
+@router.get(
+    "/{inference_id}/events",
+    response_class=StreamingResponse,
+    responses={
+        200: {"content": {"text/event-stream": {}}, "description": "Events `generating`, `done`, `timeout`."}
+    },
+)
+async def events(inference_id: UUID, state: State, key: Infer) -> StreamingResponse:
+    """Server-sent events: `generating` at once, and `done` with the answer when it is there.
+
+    The stream ends with `done`, or with `timeout` after a minute.
+    """
+    row = await _row(state, inference_id, key)
+    if _streams.locked():
+        raise Unavailable(f"{MAX_STREAMS} streams are open", retry_after_s=5)
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    stream = _events(state, inference_id, key, row)
+    return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
+
+
+async def _row(state: GatewayState, inference_id: UUID, key: Key) -> dict[str, Any]:
     row = await state.recorder.find(str(inference_id))
     if row is None or (row["key_id"] != key.id and "admin" not in key.scopes):
         raise NotFound(f"There is no inference {inference_id}")
-    return inference_out(row)
+    return await state.serving.settled(row)
+
+
+async def _events(
+    state: GatewayState, inference_id: UUID, key: Key, row: dict[str, Any]
+) -> AsyncIterator[bytes]:
+    async with _streams:
+        end = time.monotonic() + EVENTS_S
+        beat = time.monotonic()
+        if row["status"] == "generating":
+            yield _event("generating", row)
+        while row["status"] == "generating":
+            if time.monotonic() > end:
+                yield _event("timeout", row)
+                return
+            await asyncio.sleep(POLL_S)
+            if time.monotonic() > beat + HEARTBEAT_S:
+                beat = time.monotonic()
+                yield b": still generating\n\n"
+            try:
+                row = await _row(state, inference_id, key)
+            except Unavailable:
+                continue  # the database may be back before the end
+        yield _event("done", row)
+
+
+def _event(name: str, row: dict[str, Any]) -> bytes:
+    body = inference_out(row, Response()).model_dump(mode="json")
+    return b"event: %s\ndata: %s\n\n" % (name.encode(), orjson.dumps(body))
