@@ -39,7 +39,7 @@ async def test_an_expired_key_is_refused(database: Database) -> None:
 
 
 async def test_an_unknown_scope_names_those_there_are(database: Database) -> None:
-    with pytest.raises(InvalidRequest, match="infer, feedback, admin"):
+    with pytest.raises(InvalidRequest, match="infer, feedback, precompute, admin"):
         await KeyRepository(database).create("app", ["write"])
 
 

@@ -1,11 +1,13 @@
 """The connection to the database: made in a lifespan, passed in, never at import."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+import sqlite3
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import (
@@ -15,9 +17,7 @@ from sqlalchemy import (
     Table,
     TextClause,
     event,
-    func,
     literal_column,
-    select,
     text,
 )
 from sqlalchemy.dialects import postgresql, sqlite
@@ -28,6 +28,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from trivium.errors import ConfigurationError, Unavailable
 
+# Of what goes past SQLAlchemy, see bulk.py.
+DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, sqlite3.Error)
 CONNECT_S = 3
 STATEMENT_S = 10
 # Of PostgreSQL: connection exceptions, a lack of connections, memory or disk, an operator's
@@ -69,22 +71,9 @@ class Database:
         Raises:
             Unavailable: the database is away.
         """
-        try:
+        with _telling_away():
             async with self.engine.begin() as connection:
                 yield connection
-        except SQLAlchemyError as error:
-            if is_away(error):
-                raise Unavailable("The database is away", retry_after_s=2) from error
-            raise
-        except (OSError, TimeoutError) as error:
-            raise Unavailable("The database is away", retry_after_s=2) from error
-
-    async def serialise(self, connection: AsyncConnection, name: str) -> None:
-        """Lets one transaction of a name at a time go on from here. To be called first in it."""
-        if self.is_sqlite:
-            await connection.exec_driver_sql("BEGIN IMMEDIATE")
-        else:
-            await connection.execute(select(func.pg_advisory_xact_lock(func.hashtext(name))))
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
@@ -95,15 +84,16 @@ class Database:
         Raises:
             Unavailable: the database is away.
         """
-        try:
+        with _telling_away():
             async with self._reading.connect() as connection:
                 yield connection
-        except SQLAlchemyError as error:
-            if is_away(error):
-                raise Unavailable("The database is away", retry_after_s=2) from error
-            raise
-        except (OSError, TimeoutError) as error:
-            raise Unavailable("The database is away", retry_after_s=2) from error
+
+    async def serialise(self, connection: AsyncConnection, name: str) -> None:
+        """Lets one transaction of a name at a time go on from here. To be called first in it."""
+        if self.is_sqlite:
+            await connection.exec_driver_sql("BEGIN IMMEDIATE")
+        else:
+            await connection.execute(select(func.pg_advisory_xact_lock(func.hashtext(name))))
 
     @property
     def now(self) -> ColumnElement[float]:
@@ -168,8 +158,26 @@ def _postgresql(url: URL, pool_size: int, **options: Any) -> AsyncEngine:
     )
 
 
-def is_away(error: SQLAlchemyError) -> bool:
-    """Whether the database, not the statement, is at fault."""
+@contextmanager
+def _telling_away() -> Iterator[None]:
+    try:
+        yield
+    except (SQLAlchemyError, *DRIVER_ERRORS) as error:
+        if is_away(error):
+            raise Unavailable("The database is away", retry_after_s=2) from error
+        raise
+    except (OSError, TimeoutError) as error:
+        raise Unavailable("The database is away", retry_after_s=2) from error
+
+
+def is_away(error: Exception) -> bool:
+    """Whether the database, not the statement, is at fault; of SQLAlchemy's errors and the drivers' own."""
+    if isinstance(error, sqlite3.Error):
+        return isinstance(error, sqlite3.OperationalError) and error.sqlite_errorname != "SQLITE_ERROR"
+    if isinstance(error, asyncpg.InterfaceError):
+        return True
+    if isinstance(error, asyncpg.PostgresError):
+        return str(error.sqlstate or "").startswith(AWAY_SQLSTATES)
     if isinstance(error, DBAPIError):
         code = str(getattr(error.orig, "sqlstate", None) or "")
         if error.connection_invalidated or code.startswith(AWAY_SQLSTATES):

@@ -3,13 +3,18 @@
 from dataclasses import asdict
 from typing import Any
 
+import orjson
 from sqlalchemy import select, update
 
 from trivium.domain.inference import Inference
-from trivium.store.engine import Database, insert_ignoring
+from trivium.store.bulk import upsert
+from trivium.store.engine import Database
 from trivium.store.tables import attempt, inference
 
 Row = dict[str, Any]
+_INFERENCE = tuple(column.name for column in inference.c)
+_ATTEMPT = tuple(column.name for column in attempt.c)
+_JSON = frozenset({"input", "output", "usage"})
 
 
 def rows_of(made: Inference) -> tuple[Row, list[Row]]:
@@ -66,6 +71,13 @@ def rows_of(made: Inference) -> tuple[Row, list[Row]]:
     return row, attempts
 
 
+def _values(row: Row, columns: tuple[str, ...]) -> tuple[Any, ...]:
+    return tuple(
+        orjson.dumps(row[name]).decode() if name in _JSON and row[name] is not None else row[name]
+        for name in columns
+    )
+
+
 class InferenceRepository:
     """Inferences in the database."""
 
@@ -75,8 +87,10 @@ class InferenceRepository:
     async def add(self, rows: list[Row], attempts: list[Row]) -> None:
         """Stores rows in one transaction; those that stand already are left as they are."""
         async with self._database.transaction() as connection:
-            await insert_ignoring(connection, self._database.insert(inference), rows)
-            await insert_ignoring(connection, self._database.insert(attempt), attempts)
+            await connection.execute(select(1))
+            for table, columns, some in ((inference, _INFERENCE, rows), (attempt, _ATTEMPT, attempts)):
+                values = [_values(row, columns) for row in some]
+                await upsert(self._database, connection, table, columns, values, replace=False)
 
     async def settle(self, inference_id: str, change: Row) -> None:
         """Gives an inference that was generating its answer; one that has it already keeps it."""
