@@ -25,8 +25,12 @@ STOP_S = 5.0
 # A chunk that was rung for and not claimed is rung for again after so long, under another job id: ARQ
 # holds back a job whose worker died for the longest time-out that a job may have.
 RING_AGAIN_S = 10.0
+# What has waited longer is forgotten and, if it is still due, rung for anew: ARQ looks only at the oldest
+# jobs, and those of workers that died would stand before all others.
+FORGET_S = 60.0
+LOOK_AT = 200
 # No job is cut off by ARQ: leases bound them.
-JOB_S = 7 * 86_400
+JOB_S = 86_400
 PENDING_EVERY_S = 2.0
 
 
@@ -122,7 +126,7 @@ class BatchWorker:
             max_jobs=self._slots,
             job_timeout=JOB_S,
             poll_delay=POLL_S,
-            queue_read_limit=self._slots * 8,
+            queue_read_limit=max(LOOK_AT, self._slots * 8),
             retry_jobs=False,
             log_results=False,
             ctx={"worker": self},
@@ -149,8 +153,11 @@ class BatchWorker:
                 window = int(time.time() / RING_AGAIN_S)
                 for chunk_id, token in await self._ledger.to_ring(self._slots * 2):
                     job_id = f"{chunk_id}:{token}:{window}"
-                    await pool.enqueue_job("compute_chunk", chunk_id, _job_id=job_id, _queue_name=QUEUE)
+                    await pool.enqueue_job(
+                        "compute_chunk", chunk_id, _job_id=job_id, _queue_name=QUEUE, _expires=2 * FORGET_S
+                    )
                 if time.monotonic() > counted + PENDING_EVERY_S:
+                    await pool.zremrangebyscore(QUEUE, "-inf", (time.time() - FORGET_S) * 1000)
                     QUEUE_DEPTH.labels("chunks").set(await self._ledger.pending())
                     counted = time.monotonic()
             except Unavailable:

@@ -17,7 +17,9 @@ from sqlalchemy import (
     Table,
     TextClause,
     event,
+    func,
     literal_column,
+    select,
     text,
 )
 from sqlalchemy.dialects import postgresql, sqlite
