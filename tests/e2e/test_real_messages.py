@@ -51,7 +51,7 @@ def test_every_real_message_gets_its_five_most_similar(tmp_path: Path) -> None:
             assert f"row-{row:07d}" not in {s["entity_key"] for s in similar}
             assert similar[0]["score"] > 0.6
         missing = platform.infer("similar-tickets", entity_key="row-0010004")
-        assert (missing["degraded"], missing["fallback_reason"]) == (True, "result_missing")
+        assert (missing["degraded"], missing["fallback_reason"]) == (True, "entity_unknown")
         text = str(platform.call("/metrics", service="worker").body)
         assert "trivium_results_stored_total" in text
     finally:

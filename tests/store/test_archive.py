@@ -1,11 +1,12 @@
 import asyncio
 import random
 
-from sqlalchemy import insert
+from sqlalchemy import insert, select
 
+from trivium.domain.precompute import Item
 from trivium.store.archive import ArchiveRepository, Record, input_hash
 from trivium.store.engine import Database
-from trivium.store.tables import archive_embedding
+from trivium.store.tables import archive_embedding, archive_item
 
 ODD_KEYS = [
     "a",
@@ -50,9 +51,9 @@ async def test_records_are_read_back_and_newer_ones_replace_older(database: Data
     await archive.put("other", {"1": {"t": "other"}})
     assert await archive.count("one") == 3
     assert await archive.keys("one") == ["1", "2", "3"]
-    assert await archive.between("one", "1", "2") == [
-        {"entity_key": "1", "record": {"t": "new"}, "input_hash": input_hash({"t": "new"})},
-        {"entity_key": "2", "record": {"t": "two"}, "input_hash": input_hash({"t": "two"})},
+    assert await archive.items("one", ["2", "1", "nobody"]) == [
+        Item("1", {"t": "new"}, input_hash({"t": "new"})),
+        Item("2", {"t": "two"}, input_hash({"t": "two"})),
     ]
 
 
@@ -88,15 +89,27 @@ async def test_readers_never_see_an_archive_half_replaced(database: Database) ->
     assert seen <= {50, 80}
 
 
-async def test_cuts_of_the_ordered_keys_cover_every_record_once(database: Database) -> None:
+async def test_pages_of_the_keys_cover_every_record_once(database: Database) -> None:
     archive = ArchiveRepository(database)
     shuffled = random.Random(1).sample(ODD_KEYS, len(ODD_KEYS))
     await archive.put("one", {key: {"k": key} for key in shuffled})
-    keys = await archive.keys("one")
+    keys: list[str] = []
+    while page := await archive.keys("one", keys[-1] if keys else "", 3):
+        keys += page
     assert sorted(keys) == sorted(ODD_KEYS)
-    cuts = [keys[at : at + 3] for at in range(0, len(keys), 3)]
-    rows = [await archive.between("one", cut[0], cut[-1]) for cut in cuts]
-    assert [[row["entity_key"] for row in cut] for cut in rows] == cuts
+    assert len(await archive.items("one", keys)) == len(ODD_KEYS)
+
+
+async def test_a_record_that_is_the_same_is_not_written_again(database: Database) -> None:
+    archive = ArchiveRepository(database)
+    await archive.put("one", {"a": {"t": 1}, "b": {"t": 1}})
+    at = select(archive_item.c.entity_key, archive_item.c.imported_at).order_by("entity_key")
+    async with database.transaction() as connection:
+        before = list(await connection.execute(at))
+    await archive.put("one", {"a": {"t": 1}, "b": {"t": 2}})
+    async with database.transaction() as connection:
+        after = list(await connection.execute(at))
+    assert (before[0] == after[0], before[1] == after[1]) == (True, False)
 
 
 async def test_thousands_of_records_go_in_one_call(database: Database) -> None:
@@ -112,9 +125,6 @@ async def test_embeddings_come_with_the_hash_that_they_were_made_from(database: 
     await _embed(database, "b", "hb")
     await _embed(database, "c", "hc", model="other")
     await _embed(database, "gone", "hg")
-    assert await archive.embedded("one", "m", "a", "c") == {"a": "ha", "b": "hb"}
-    assert await archive.embedded("one", "m", "b", "c") == {"b": "hb"}
-    assert await archive.embeddings("one", "m") == [
-        ("a", "ha", {"k": "a"}, b"a"),
-        ("b", "hb", {"k": "b"}, b"b"),
-    ]
+    assert await archive.embedded("one", "m", ["a", "b", "c"]) == {"a": "ha", "b": "hb"}
+    assert await archive.drop_orphans("one", "m") == ["gone"]
+    assert await archive.embeddings("one", "m") == [("a", "ha", None, b"a"), ("b", "hb", None, b"b")]

@@ -1,72 +1,96 @@
 import time
+from typing import Any
 
-from trivium.store.archive import ArchiveRepository, input_hash
+import pytest
+from sqlalchemy import event, update
+
+from support.ledger import ARCHIVE, Ledger, keys_of, record_of
+from trivium.store.archive import input_hash
 from trivium.store.engine import Database
-from trivium.store.precompute import PrecomputeRepository
-from trivium.store.results import ResultRepository
+from trivium.store.results import Refresh, ResultRepository
+from trivium.store.tables import precomputed_result, refresh_request
 
 
-async def _compute(database: Database, output: str, of: dict[str, str], version: str = "v1") -> None:
-    ledger = PrecomputeRepository(database)
-    run_id = await ledger.start("similar", "neighbours", version, ["1"], ("compare",), 1)
-    ((chunk_id, _),) = await ledger.to_ring(10, time.time())
-    claim = await ledger.claim(chunk_id, 60)
-    assert claim is not None
-    row = {
-        "feature": "similar",
-        "entity_key": "1",
-        "output": {"text": output},
-        "input_hash": input_hash(of),
-        "variant": "neighbours",
-        "variant_version": version,
-        "computed_at": time.time(),
-        "run_id": run_id,
-    }
-    assert await ledger.finish(claim, results=[row])
+@pytest.fixture
+async def ledger(database: Database) -> Ledger:
+    """Three entities, of which two have a result."""
+    made = Ledger(database)
+    await made.start(2, 2)
+    await made.finish(await made.claim())
+    await made.archive.put(ARCHIVE, {"new": record_of("new")})
+    return made
 
 
-async def test_a_result_comes_with_the_hash_of_the_record_as_it_is_now(database: Database) -> None:
-    archive, results = ArchiveRepository(database), ResultRepository(database)
-    await archive.put("tickets", {"1": {"t": "old"}})
-    await _compute(database, "made of old", {"t": "old"})
-    found = await results.find("similar", "tickets", "1")
-    assert found is not None
-    assert found.output == {"text": "made of old"}
-    assert found.variant_version == "v1"
-    assert abs(found.computed_at - time.time()) < 5
-    assert found.current_input_hash == found.input_hash == input_hash({"t": "old"})
-
-    await archive.put("tickets", {"1": {"t": "new"}})
-    changed = await results.find("similar", "tickets", "1")
-    assert changed is not None
-    assert changed.input_hash == input_hash({"t": "old"})
-    assert changed.current_input_hash == input_hash({"t": "new"})
+async def test_what_there_is_of_entities_comes_in_the_order_of_their_keys(ledger: Ledger) -> None:
+    results = ResultRepository(ledger.database)
+    keys = ["new", "K-00001", "nobody", "K-00000"]
+    found = await results.find("triage", "stored", ARCHIVE, keys)
+    assert [one.entity_key for one in found] == keys
+    assert [one.output for one in found] == [None, {"label": "x"}, None, {"label": "x"}]
+    assert [one.current_input_hash is None for one in found] == [False, False, True, False]
+    assert found[1].input_hash == found[1].current_input_hash == input_hash(record_of("K-00001"))
+    assert abs(found[1].computed_at - time.time()) < 5
+    assert [one.output for one in await results.find("triage", "other", ARCHIVE, keys)] == [None] * 4
 
 
-async def test_a_result_whose_record_is_gone_says_so(database: Database) -> None:
-    archive, results = ArchiveRepository(database), ResultRepository(database)
-    await archive.put("tickets", {"1": {}})
-    await archive.put("other", {"1": {}})
-    await _compute(database, "kept", {})
-    await archive.replace("tickets", {})
-    found = await results.find("similar", "tickets", "1")
-    assert found is not None
-    assert found.output == {"text": "kept"}
-    assert found.current_input_hash is None
+async def test_a_hundred_results_are_one_query(ledger: Ledger) -> None:
+    seen: list[str] = []
+
+    def note(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
+        seen.append(statement)
+
+    results = ResultRepository(ledger.database)
+    async with ledger.database.reading() as connection:
+        engine = connection.engine.sync_engine
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        assert len(await results.find("triage", "stored", ARCHIVE, keys_of(100))) == 100
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
+    assert len(seen) == 1
 
 
-async def test_a_newer_run_replaces_the_result(database: Database) -> None:
-    results = ResultRepository(database)
-    await _compute(database, "first", {}, "v1")
-    await _compute(database, "second", {}, "v2")
-    found = await results.find("similar", "tickets", "1")
-    assert found is not None
-    assert (found.output, found.variant_version) == ({"text": "second"}, "v2")
+async def test_a_changed_record_shows_beside_its_old_result(ledger: Ledger) -> None:
+    await ledger.archive.put(ARCHIVE, {"K-00000": {"text": "changed"}})
+    (found,) = await ResultRepository(ledger.database).find("triage", "stored", ARCHIVE, ["K-00000"])
+    assert found.input_hash == input_hash(record_of("K-00000"))
+    assert found.current_input_hash == input_hash({"text": "changed"})
 
 
-async def test_another_feature_or_entity_has_no_result(database: Database) -> None:
-    await ArchiveRepository(database).put("tickets", {"1": {}, "2": {}})
-    await _compute(database, "one", {})
-    results = ResultRepository(database)
-    assert await results.find("similar", "tickets", "2") is None
-    assert await results.find("other", "tickets", "1") is None
+async def test_a_wish_is_noted_once_an_entity(ledger: Ledger) -> None:
+    results = ResultRepository(ledger.database)
+    wish = Refresh("triage", "stored", "K-00000", "input", {"text": "newer"})
+    await results.ask([wish, Refresh("triage", "stored", "K-00001", "age")])
+    await results.ask([Refresh("triage", "stored", "K-00000", "age")])
+    assert await ledger.count(refresh_request) == 2
+    assert await results.wanted() == [("triage", "stored")]
+    wished = await results.records_wished("triage", "stored", ["K-00000", "K-00001"])
+    assert wished == {"K-00000": {"text": "newer"}}
+
+
+async def test_what_is_stored_is_counted_with_its_size(ledger: Ledger) -> None:
+    (stored,) = await ResultRepository(ledger.database).stored()
+    assert (stored.feature, stored.variant, stored.rows) == ("triage", "stored", 2)
+    assert 100 < stored.bytes < 2_000
+
+
+@pytest.mark.parametrize(
+    ("archive", "hours", "left"),
+    [(None, None, 0), (ARCHIVE, None, 2), ("other", None, 0), (ARCHIVE, 1, 1)],
+    ids=["a variant that is gone", "entities that are there", "entities that are gone", "old results"],
+)
+async def test_results_are_pruned_by_what_can_no_longer_be_served(
+    ledger: Ledger, archive: str | None, hours: float | None, left: int
+) -> None:
+    results = ResultRepository(ledger.database)
+    result = precomputed_result.c
+    async with ledger.database.transaction() as connection:
+        old = update(precomputed_result).where(result.entity_key == "K-00000")
+        await connection.execute(old.values(computed_at=time.time() - 7200))
+    before = None if hours is None else time.time() - hours * 3600
+    told = await results.count_to_prune("triage", "stored", archive=archive, before=before)
+    gone = 0
+    while some := await results.prune("triage", "stored", archive=archive, before=before):
+        gone += some
+    assert (told, gone) == (2 - left, 2 - left)
+    assert await ledger.count(precomputed_result) == left
