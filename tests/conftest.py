@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 def _no_settings_of_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
     """A test's settings are its own."""
     for name in list(os.environ):
-        if name.startswith(("TRIVIUM_", "OPENAI_", "UNLEASH_")):
+        if name.startswith(("TRIVIUM_", "ANTHROPIC_", "OPENAI_", "UNLEASH_")):
             monkeypatch.delenv(name)
 
 

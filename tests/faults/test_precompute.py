@@ -90,7 +90,7 @@ async def test_twenty_kills_at_random_moments_lose_and_double_nothing(
 async def test_a_killed_workers_chunks_are_taken_over_within_the_lease_and_a_moment(
     workers: Workers, texts: list[str], tell: Tell
 ) -> None:
-    records = _records(texts, 4_000)
+    records = _records(texts, 2_000)
     with workers.running(1):
         run_id = await workers.begin("by-edge", records)
         await workers.until(run_id, lambda now: now.computed > 0)
@@ -106,10 +106,10 @@ async def test_a_killed_workers_chunks_are_taken_over_within_the_lease_and_a_mom
 
 
 async def test_what_redis_forgets_is_rung_again(workers: Workers, valkey: Valkey, texts: list[str]) -> None:
-    records = _records(texts, 4_000)
+    records = _records(texts, 3_000)
     with workers.running(2):
         run_id = await workers.begin("by-edge", records)
-        for _ in range(5):
+        for _ in range(4):
             before = (await workers.until(run_id, lambda now: now.computed > 0)).computed
             valkey.command("FLUSHALL")
             await workers.until(run_id, lambda now, b=before: now.ended or now.computed > b)
@@ -167,7 +167,7 @@ async def test_the_edge_model_killed_costs_only_the_time(
 async def test_postgresql_restarted_in_the_middle_costs_only_the_time(
     tmp_path: Path, valkey: Valkey, edge: RunningEdge, texts: list[str], tell: Tell
 ) -> None:
-    records = _records(texts, 3_000)
+    records = _records(texts, 2_000)
     with Postgres() as server:
         url = server.new_database()
         workers = Workers(tmp_path, make_features(tmp_path), url, valkey.url, f"http://127.0.0.1:{edge.port}")
@@ -190,11 +190,11 @@ async def test_postgresql_restarted_in_the_middle_costs_only_the_time(
 async def test_a_frozen_worker_that_wakes_after_its_lease_was_taken_writes_nothing(
     workers: Workers, texts: list[str]
 ) -> None:
-    records = _records(texts, 3_000)
+    records = _records(texts, 2_500)
     with workers.running(2):
         run_id = await workers.begin("by-edge", records)
         await workers.until(run_id, lambda now: now.computed > 0)
-        for _ in range(3):
+        for _ in range(2):
             workers.send(1, signal.SIGSTOP)
             await asyncio.sleep(3)  # its leases are of two seconds
             workers.send(1, signal.SIGCONT)
@@ -234,7 +234,7 @@ async def test_a_run_of_which_everything_fails_stops_itself(workers: Workers) ->
 async def test_a_worker_that_is_told_to_end_finishes_or_hands_back_what_it_holds(
     workers: Workers, texts: list[str]
 ) -> None:
-    records = _records(texts, 3_000)
+    records = _records(texts, 2_000)
     workers.settings = {"TRIVIUM_WORKER_LEASE_S": "60"}  # what it did not hand back would be missing for long
     with workers.running(1):
         run_id = await workers.begin("by-edge", records)
@@ -251,7 +251,7 @@ async def test_a_worker_that_is_told_to_end_finishes_or_hands_back_what_it_holds
 async def test_a_cancelled_run_stops_at_once_and_keeps_what_it_has(
     workers: Workers, texts: list[str]
 ) -> None:
-    records = _records(texts, 5_000)
+    records = _records(texts, 3_000)
     with workers.running(2):
         run_id = await workers.begin("by-edge", records)
         await workers.until(run_id, lambda now: now.computed > 0)

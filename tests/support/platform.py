@@ -175,7 +175,7 @@ def clean_environment() -> dict[str, str]:
     return {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("TRIVIUM_", "OPENAI_", "UNLEASH_"))
+        if not name.startswith(("TRIVIUM_", "ANTHROPIC_", "OPENAI_", "UNLEASH_"))
     }
 
 

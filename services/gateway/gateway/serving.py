@@ -9,8 +9,8 @@ from trivium.domain.inference import Arm, Attempt, Inference, Question, ServedBy
 from trivium.domain.manifest import PrecomputedVariant
 from trivium.domain.precompute import Judged, RefreshReason
 from trivium.domain.rollout import Flags, choose_arm, choose_variant
-from trivium.errors import FieldFault, InvalidRequest
-from trivium.features import Catalogue, Feature
+from trivium.errors import FieldFault, InvalidRequest, NotFound, SchemaViolation
+from trivium.features import Catalogue, Feature, LoadedVariant
 from trivium.metrics import (
     ATTEMPTS,
     FALLBACKS,
@@ -30,9 +30,13 @@ from trivium.telemetry import new_id
 log = structlog.get_logger()
 # Within it the worker has computed an entity, or will not.
 GENERATING_S = 60.0
-# Between the database's clock, which results have, and the gateway's.
-CLOCK_SKEW_S = 5.0
-_WISHED: dict[str, RefreshReason] = {"result_missing": "missing", "result_stale": "age"}
+# Why a stored result was not served, and what is wished for that. What does not fit the manifest's schema
+# was stored before that was changed.
+_WISHED: dict[str, RefreshReason] = {
+    "result_missing": "missing",
+    "result_stale": "age",
+    "schema_violation": "variant",
+}
 
 
 class Serving:
@@ -118,8 +122,10 @@ class Serving:
 
     async def stored(
         self, feature_name: str, variant_name: str | None, entity_keys: list[str]
-    ) -> list[tuple[StoredResult, Judged]]:
+    ) -> tuple[str, list[tuple[StoredResult, Judged]]]:
         """What is stored for entities, in their order, by one query; what no longer holds is wished anew.
+
+        Returns the variant's name with it.
 
         Raises:
             NotFound: there is no such feature or variant. Unavailable: the database is away.
@@ -131,27 +137,28 @@ class Serving:
         for one, how in judged:
             if how.refresh:
                 self._refresher.ask(Refresh(feature.name, variant.name, one.entity_key, how.refresh))
-        return judged
+        return variant.name, judged
 
     async def settled(self, row: Row) -> Row:
         """The row of an inference that was generating, with its answer as soon as the worker has made it.
 
-        Once the worker has had GENERATING_S without making one, the placeholder is the answer.
+        When it was asked, nothing that could be served was stored: so whatever can be served now is newer.
+        Once the worker has had GENERATING_S without making one (the entity cannot be computed, or no worker
+        is there), the placeholder is the answer: degraded, for the reason that there was no result.
+
+        Raises:
+            Unavailable: the database is away.
         """
         if row["status"] == "done":
             return row
-        feature = self.catalogue.get(row["feature"])
-        variant, spec = precomputed_variant(feature, feature.manifest.serve)
-        (found,) = await self._backends.results.find(
-            feature.name, variant.name, spec.archive, [row["entity_key"]]
-        )
-        judged = judge(variant, found)
-        if found.output is not None and found.computed_at > row["created_at"] - CLOCK_SKEW_S:
+        made = await self._made_for(row)
+        if made:
+            variant, found, judged = made
             change = {
                 "status": "done",
                 "output": found.output,
                 "step": variant.name,
-                "pattern": spec.pattern,
+                "pattern": variant.spec.pattern,
                 "variant": variant.name,
                 "version": found.variant_version,
                 "model": found.model,
@@ -166,8 +173,28 @@ class Serving:
             change = {"status": "done"}
         else:
             return row
-        await self._recorder.settle(row["id"], change)
-        return {**row, **change}
+        return await self._recorder.settle(row, change)
+
+    async def _made_for(self, row: Row) -> tuple[LoadedVariant, StoredResult, Judged] | None:
+        """The result that an inference waits for; None while there is none that can be served."""
+        try:
+            feature = self.catalogue.get(row["feature"])
+            variant, spec = precomputed_variant(feature, feature.manifest.serve)
+        except NotFound:
+            return None  # the manifest has changed, and nobody computes it any more
+        key = row["entity_key"]
+        (found,) = await self._backends.results.find(feature.name, variant.name, spec.archive, [key])
+        record = brought_record(feature, spec, Question(row["input"], key))
+        judged = judge(variant, found, record)
+        if not judged.served or found.output is None:
+            return None
+        try:
+            feature.check_output(found.output)
+        except SchemaViolation:
+            return None
+        if judged.refresh:
+            self._refresher.ask(Refresh(feature.name, variant.name, key, judged.refresh, record))
+        return variant, found, judged
 
     def correct(self, row: Row) -> None:
         """Wishes an entity's result anew whose answer a user has corrected."""
@@ -176,14 +203,14 @@ class Serving:
 
     def _wish(self, feature: Feature, made: Inference) -> None:
         """Has the worker compute what was stale or missing; without another answer, that is waited for."""
-        reason = made.answer.stale_reason or _WISHED.get(made.fallback_reason or "")
+        reason = _WISHED.get(made.fallback_reason or "") if made.degraded else made.answer.stale_reason
         if reason is None:
             return
         variant, spec = precomputed_variant(feature, feature.manifest.serve)
         assert made.question.entity_key is not None
         record = brought_record(feature, spec, made.question)
         self._refresher.ask(Refresh(feature.name, variant.name, made.question.entity_key, reason, record))
-        if made.served_by.pattern == "static":
+        if made.served_by.pattern == "static" and reason != "variant":
             made.status = "generating"
 
     def _arm(self, flag: str, subject: Subject) -> Arm:

@@ -1,7 +1,8 @@
 """What the gateway holds while it runs, and how routes get at it."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -17,6 +18,8 @@ from trivium.store.recorder import Recorder
 from trivium.store.runs import RunRepository
 from trivium.web import bearer
 
+MAX_STREAMS = 1_000
+
 
 @dataclass(frozen=True, slots=True)
 class GatewayState:
@@ -30,6 +33,8 @@ class GatewayState:
     runs: RunRepository
     chunks: ChunkRepository
     importer: Importer
+    streams: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_STREAMS))
+    """Of server-sent events, that may be open at once."""
 
 
 def state_of(request: Request) -> GatewayState:

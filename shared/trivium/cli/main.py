@@ -61,7 +61,7 @@ def run() -> None:
     except ValidationError as error:
         for fault in error.errors():
             name = "_".join(map(str, fault["loc"])).upper()
-            name = name if name.startswith(("TRIVIUM", "OPENAI")) else f"TRIVIUM_{name}"
+            name = name if name.startswith(("TRIVIUM", "ANTHROPIC", "OPENAI")) else f"TRIVIUM_{name}"
             given = fault.get("input")
             errors.print(f"{name}: {fault['msg']}, not {given!r}", style="red", markup=False)
         raise SystemExit(2) from error

@@ -94,6 +94,11 @@ class Judged:
     age_s: float | None = None
 
     @property
+    def served(self) -> bool:
+        """Whether it may be answered with."""
+        return self.standing in ("fresh", "stale")
+
+    @property
     def refresh(self) -> RefreshReason | None:
         """Why it should be computed anew."""
         match self.standing:

@@ -202,8 +202,9 @@ def _lines_of(url: str) -> Iterator[bytes]:
 
     with fsspec.open(url, "rb", compression="infer") as stream:
         if url.removesuffix(".gz").endswith(".csv"):
-            for row in csv.DictReader(io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")):
-                yield orjson.dumps(row)
+            with io.TextIOWrapper(stream, encoding="utf-8-sig", newline="") as lines:
+                for row in csv.DictReader(lines):
+                    yield orjson.dumps(row)
         else:
             yield from stream
 

@@ -86,17 +86,25 @@ class InferenceRepository:
 
     async def add(self, rows: list[Row], attempts: list[Row]) -> None:
         """Stores rows in one transaction; those that stand already are left as they are."""
+        # A journal may have been written before there was a status.
+        rows = [{"status": "done", **row} for row in rows]
         async with self._database.transaction() as connection:
             await connection.execute(select(1))
             for table, columns, some in ((inference, _INFERENCE, rows), (attempt, _ATTEMPT, attempts)):
                 values = [_values(row, columns) for row in some]
                 await upsert(self._database, connection, table, columns, values, replace=False)
 
-    async def settle(self, inference_id: str, change: Row) -> None:
-        """Gives an inference that was generating its answer; one that has it already keeps it."""
-        own = (inference.c.id == inference_id) & (inference.c.status == "generating")
+    async def settle(self, inference_id: str, change: Row) -> Row | None:
+        """Gives an inference that was generating its answer; one that has it already keeps it.
+
+        Returns its row as it stands then; None if it has not been stored yet.
+        """
+        mine = inference.c.id == inference_id
+        own = mine & (inference.c.status == "generating")
         async with self._database.transaction() as connection:
             await connection.execute(update(inference).where(own).values(change))
+            row = (await connection.execute(select(inference).where(mine))).mappings().first()
+            return dict(row) if row else None
 
     async def find(self, inference_id: str) -> Row | None:
         """One inference's row."""

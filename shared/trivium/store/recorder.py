@@ -82,11 +82,22 @@ class Recorder:
         """An inference's row: from memory if it is recent, else from the database."""
         return self._recent.get(inference_id) or await self._inferences.find(inference_id)
 
-    async def settle(self, inference_id: str, change: dict[str, Any]) -> None:
-        """Gives an inference that was generating its answer; one that is not stored yet is settled later."""
-        if recent := self._recent.get(inference_id):
-            self._recent[inference_id] = {**recent, **change}
-        await self._inferences.settle(inference_id, change)
+    async def settle(self, row: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+        """Gives an inference that was generating its answer, once; returns its row as it stands then.
+
+        The answer to one that still waits in the journal waits there too, behind it.
+        """
+        own = str(row["id"])
+        settled = await self._inferences.settle(own, change)
+        if settled is None:
+            recent = self._recent.get(own, row)
+            if recent["status"] == "done":  # by another reader, at the same time
+                return recent
+            self._journal.append({"settled": {"inference_id": own, "change": change}})
+            settled = {**row, **change}
+        if own in self._recent:
+            self._recent[own] = settled
+        return settled
 
     async def flush(self) -> None:
         """Carries every ended segment over; raises Unavailable if the database is away."""
@@ -121,6 +132,8 @@ class Recorder:
         if made:
             attempts = [row for r in made for row in r["attempts"]]
             await self._inferences.add([r["inference"] for r in made], attempts)
+        for settled in [r["settled"] for r in batch if "settled" in r]:
+            await self._inferences.settle(**settled)
         if events := [r["feedback"] for r in batch if "feedback" in r]:
             await self._feedback.add_rows(events)
 

@@ -50,7 +50,7 @@ class Refresher:
         of = (wish.feature, wish.variant, wish.entity_key)
         same = (*of, wish.reason, input_hash(wish.record) if wish.record else "")
         now = time.monotonic()
-        if self._lately.get(same, 0.0) > now - AGAIN_S and wish.reason != "correction":
+        if self._lately.get(same, -AGAIN_S) > now - AGAIN_S and wish.reason != "correction":
             return
         if of not in self._waiting and len(self._waiting) >= MOST:
             return
@@ -62,16 +62,20 @@ class Refresher:
         REFRESHES.labels(wish.feature, wish.variant, wish.reason).inc()
 
     async def flush(self) -> None:
-        """Notes what waits; raises Unavailable if the database is away."""
-        if not self._waiting:
+        """Notes what waits; raises Unavailable, and keeps it, if the database is away."""
+        # In one order, so that two gateways never wait for each other.
+        taken = sorted(self._waiting.items(), key=lambda item: item[0])
+        if not taken:
             return
-        taken = self._waiting
-        self._waiting = {}
         try:
-            await self._results.ask(list(taken.values()))
+            await self._results.ask([wish for _, wish in taken])
         except Unavailable:
-            self._waiting = {**taken, **self._waiting}
             raise
+        except Exception as error:  # whatever it is, later wishes must get through
+            log.error("refreshes_dropped", count=len(taken), exc_info=error)
+        for of, wish in taken:
+            if self._waiting.get(of) is wish:
+                del self._waiting[of]
 
     async def _run(self) -> None:
         while True:

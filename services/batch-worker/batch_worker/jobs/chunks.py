@@ -68,7 +68,7 @@ class ChunkWorker:
             async with kept(self._chunks, claim, self._lease_s):
                 await self._work(claim)
         except asyncio.CancelledError:
-            await asyncio.shield(self._chunks.hand_back(claim))
+            await asyncio.shield(self._hand_back(claim, 0.0))
             raise
         except LeaseLost:
             outcome = "lost"

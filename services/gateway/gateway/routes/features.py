@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from gateway.routes.inferences import GENERATING, GeneratingOut, InferenceOut, inference_out
+from gateway.routes.inferences import GENERATING, InferenceOut, answered
 from gateway.routes.problems import PROBLEMS
 from gateway.state import State, scope
 from trivium.domain.inference import Question, Subject
@@ -61,10 +61,8 @@ class FeatureOut(BaseModel):
     example: dict[str, Any]
 
 
-@router.post("/{feature}/infer", responses=GENERATING)
-async def infer(
-    feature: str, body: InferIn, state: State, key: Infer, response: Response
-) -> InferenceOut | GeneratingOut:
+@router.post("/{feature}/infer", response_model=InferenceOut, responses=GENERATING)
+async def infer(feature: str, body: InferIn, state: State, key: Infer) -> InferenceOut | Response:
     """Answers a question inside its deadline, from the first step of the chain that can.
 
     Where that is a stored result which is not there yet, and nothing but the non-AI version could answer
@@ -79,7 +77,7 @@ async def infer(
         body.deadline_ms,
         wait=body.mode == "sync",
     )
-    return inference_out(rows_of(made)[0], response)
+    return answered(rows_of(made)[0])
 
 
 @router.get("")

@@ -9,11 +9,11 @@ from uuid import UUID
 
 import orjson
 from fastapi import APIRouter, Depends, Response
-from fastapi.responses import StreamingResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, Field
 
 from gateway.routes.problems import PROBLEMS
-from gateway.state import GatewayState, State, scope
+from gateway.state import MAX_STREAMS, GatewayState, State, scope
 from trivium.errors import NotFound, Unavailable
 from trivium.store.keys import Key
 from trivium.web import StrictRoute
@@ -24,8 +24,6 @@ RETRY_MS = 500
 EVENTS_S = 60.0
 POLL_S = 0.25
 HEARTBEAT_S = 5.0
-MAX_STREAMS = 1_000
-_streams = asyncio.Semaphore(MAX_STREAMS)
 
 
 class ServedByOut(BaseModel):
@@ -83,12 +81,21 @@ GENERATING: dict[int | str, dict[str, Any]] = {
 }
 
 
-def inference_out(row: dict[str, Any], response: Response) -> InferenceOut | GeneratingOut:
-    """The wire shape of an inference's row; one that is generating answers with 202."""
+def answered(row: dict[str, Any]) -> InferenceOut | Response:
+    """The answer to a caller: 200, or 202 while it is generating."""
+    out = inference_out(row)
+    if isinstance(out, InferenceOut):
+        return out
+    headers = {
+        "Location": f"/v1/inferences/{out.inference_id}",
+        "Retry-After": str(ceil(RETRY_MS / 1000)),
+    }
+    return JSONResponse(out.model_dump(), 202, headers)
+
+
+def inference_out(row: dict[str, Any]) -> InferenceOut | GeneratingOut:
+    """The wire shape of an inference's row."""
     if row["status"] == "generating":
-        response.status_code = 202
-        response.headers["Location"] = f"/v1/inferences/{row['id']}"
-        response.headers["Retry-After"] = str(ceil(RETRY_MS / 1000))
         return GeneratingOut(
             inference_id=row["id"],
             placeholder=row["output"],
@@ -112,16 +119,14 @@ def inference_out(row: dict[str, Any], response: Response) -> InferenceOut | Gen
     )
 
 
-@router.get("/{inference_id}", responses=GENERATING)
-async def read_back(
-    inference_id: UUID, state: State, key: Infer, response: Response
-) -> InferenceOut | GeneratingOut:
+@router.get("/{inference_id}", response_model=InferenceOut, responses=GENERATING)
+async def read_back(inference_id: UUID, state: State, key: Infer) -> InferenceOut | Response:
     """An answer that was given to this key; an `admin` key reads every answer.
 
     One that was being generated is answered as soon as the worker has computed it, and after a minute
     without that the placeholder is the answer.
     """
-    return inference_out(await _row(state, inference_id, key), response)
+    return answered(await _row(state, inference_id, key))
 
 
 @router.get(
@@ -137,7 +142,7 @@ async def events(inference_id: UUID, state: State, key: Infer) -> StreamingRespo
     The stream ends with `done`, or with `timeout` after a minute.
     """
     row = await _row(state, inference_id, key)
-    if _streams.locked():
+    if state.streams.locked():
         raise Unavailable(f"{MAX_STREAMS} streams are open", retry_after_s=5)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     stream = _events(state, inference_id, key, row)
@@ -154,7 +159,7 @@ async def _row(state: GatewayState, inference_id: UUID, key: Key) -> dict[str, A
 async def _events(
     state: GatewayState, inference_id: UUID, key: Key, row: dict[str, Any]
 ) -> AsyncIterator[bytes]:
-    async with _streams:
+    async with state.streams:
         end = time.monotonic() + EVENTS_S
         beat = time.monotonic()
         if row["status"] == "generating":
@@ -175,5 +180,5 @@ async def _events(
 
 
 def _event(name: str, row: dict[str, Any]) -> bytes:
-    body = inference_out(row, Response()).model_dump(mode="json")
+    body = inference_out(row).model_dump(mode="json")
     return b"event: %s\ndata: %s\n\n" % (name.encode(), orjson.dumps(body))

@@ -15,11 +15,12 @@ from trivium.web import StrictRoute
 
 router = APIRouter(prefix="/v1/features", tags=["results"], responses=PROBLEMS, route_class=StrictRoute)
 Infer = Annotated[Key, Depends(scope("infer"))]
-EntityKey = Annotated[str, Field(min_length=1, max_length=512)]
+# No store can hold a null character.
+EntityKey = Annotated[str, Field(min_length=1, max_length=512, pattern=r"^[^\x00]+$")]
 
 
 class ResultOut(BaseModel):
-    """A stored result; `output` and what follows it are null where there is none that can be served."""
+    """A stored result; `output`, `confidence` and `model` are null where there is none that can be served."""
 
     entity_key: str
     status: Standing = Field(
@@ -29,7 +30,8 @@ class ResultOut(BaseModel):
     output: dict[str, Any] | None
     stale: bool
     stale_reason: str | None = Field(description="input, variant or age.")
-    age_s: float | None
+    age_s: float | None = Field(description="Seconds since it was computed.")
+    variant: str
     variant_version: str | None
     confidence: float | None
     model: str | None
@@ -62,8 +64,8 @@ class BatchOut(BaseModel):
 @router.post("/{feature}/results:batchGet")
 async def batch_get(feature: str, body: BatchIn, state: State, _: Infer) -> BatchOut:
     """Up to a hundred stored results by one query; what no longer holds is computed anew."""
-    found = await state.serving.stored(feature, body.variant, body.entity_keys)
-    return BatchOut(results=[_result_out(*one) for one in found])
+    variant, found = await state.serving.stored(feature, body.variant, body.entity_keys)
+    return BatchOut(results=[_result_out(variant, *one) for one in found])
 
 
 @router.get(
@@ -81,8 +83,8 @@ async def get_result(
     variant: Annotated[str | None, Query(description="By default the one that is served.")] = None,
 ) -> ResultOut:
     """One stored result."""
-    (found,) = await state.serving.stored(feature, variant, [entity_key])
-    out = _result_out(*found)
+    name, (found,) = await state.serving.stored(feature, variant, [entity_key])
+    out = _result_out(name, *found)
     match out.status:
         case "unknown":
             raise EntityUnknown(f"There is no entity {entity_key!r}")
@@ -93,8 +95,8 @@ async def get_result(
     return out
 
 
-def _result_out(found: StoredResult, judged: Judged) -> ResultOut:
-    served = judged.standing in ("fresh", "stale")
+def _result_out(variant: str, found: StoredResult, judged: Judged) -> ResultOut:
+    served = judged.served
     has = found.output is not None
     return ResultOut(
         entity_key=found.entity_key,
@@ -103,6 +105,7 @@ def _result_out(found: StoredResult, judged: Judged) -> ResultOut:
         stale=judged.standing == "stale",
         stale_reason=judged.stale_reason,
         age_s=judged.age_s,
+        variant=variant,
         variant_version=found.variant_version if has else None,
         confidence=found.confidence if served else None,
         model=found.model if served else None,
