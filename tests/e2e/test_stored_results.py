@@ -1,7 +1,11 @@
 """A feature whose answers the worker computes ahead: missing, generated, fresh, stale, corrected."""
 
+import gzip
 import json
 import shutil
+import socket
+import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -11,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from support.platform import RunningPlatform, free_offset
+from support.platform import RunningPlatform, clean_environment, free_offset
 
 pytestmark = pytest.mark.platform
 VARIANT = """
@@ -184,3 +188,133 @@ def test_another_key_cannot_read_or_follow_it(stored: RunningPlatform) -> None:
     for path in ("", "/events"):
         answer = stored.call(f"/v1/inferences/{made['inference_id']}{path}", key="trv_unknown")
         assert answer.status == 401
+
+
+RUNS = "/v1/features/ticket-triage/precompute"
+LINES = {"Content-Type": "application/x-ndjson"}
+
+
+def _body(count: int, name: str) -> bytes:
+    lines = (json.dumps({"id": f"{name}-{n}", "text": f"Where is my card number {n}?"}) for n in range(count))
+    return "\n".join(lines).encode()
+
+
+def _ended(platform: RunningPlatform, run_id: str) -> dict[str, Any]:
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        run: dict[str, Any] = platform.call(f"/v1/precompute/{run_id}").body
+        if run["state"] not in ("queued", "running"):
+            return run
+        time.sleep(0.1)
+    raise AssertionError(run)
+
+
+def test_a_packed_body_is_a_run_and_its_wrong_lines_are_told(stored: RunningPlatform) -> None:
+    body = b'{"id": 5}\n' + _body(300, "P") + b"\nnope\n"
+    headers = {**LINES, "Content-Encoding": "gzip", "Idempotency-Key": "packed"}
+    started = stored.call(RUNS, raw=gzip.compress(body), headers=headers)
+    assert started.status == 202
+    assert started.headers["location"] == f"/v1/precompute/{started.body['run_id']}"
+    assert (started.body["total"], started.body["bad_lines"]) == (300, 2)
+    assert [bad["line"] for bad in started.body["line_errors"]] == [1, 302]
+    run = _ended(stored, started.body["run_id"])
+    assert run["state"] == "done_with_errors"
+    assert run["computed"] + run["abstained"] == 300
+    again = stored.call(RUNS, raw=gzip.compress(body), headers=headers)
+    assert (again.status, again.body["run_id"]) == (200, run["run_id"])
+    unchanged = stored.call(RUNS, raw=_body(300, "P"), headers=LINES).body
+    assert _ended(stored, unchanged["run_id"])["unchanged"] == run["computed"]
+    listed = stored.call(RUNS).body
+    assert [one["run_id"] for one in listed[:2]] == [unchanged["run_id"], run["run_id"]]
+
+
+def test_strict_takes_all_lines_or_none(stored: RunningPlatform) -> None:
+    before = stored.call(RUNS).body
+    refused = stored.call(f"{RUNS}?strict=true", raw=_body(3, "S") + b"\nnope", headers=LINES)
+    assert (refused.status, refused.body["code"]) == (422, "invalid_request")
+    assert "line 4" in refused.body["detail"]
+    assert stored.call(RUNS).body == before
+    assert stored.call("/v1/features/ticket-triage/results/S-0").body["code"] == "entity_unknown"
+    taken = stored.call(f"{RUNS}?strict=true", raw=_body(3, "S"), headers=LINES)
+    assert _ended(stored, taken.body["run_id"])["total"] == 3
+
+
+def test_while_one_runs_another_is_refused_or_waits(stored: RunningPlatform) -> None:
+    with stored.without("worker"):
+        first = stored.call(RUNS, raw=_body(5, "O"), headers=LINES).body["run_id"]
+        refused = stored.call(RUNS, raw=_body(5, "O"), headers=LINES)
+        assert (refused.status, refused.body["code"]) == (409, "conflict")
+        assert first in refused.body["detail"]
+        queued = stored.call(f"{RUNS}?overlap=queue", raw=_body(5, "O"), headers=LINES).body
+        assert queued["state"] == "queued"
+        cancelled = stored.call(f"/v1/precompute/{first}/cancel", {})
+        assert cancelled.body["state"] == "cancelled"
+    assert _ended(stored, queued["run_id"])["state"] == "done"
+
+
+def test_a_body_that_is_cut_off_ends_its_run_and_can_be_sent_again(stored: RunningPlatform) -> None:
+    packed = gzip.compress(_body(2_000, "C"))
+    headers = {**LINES, "Content-Encoding": "gzip", "Idempotency-Key": "cut"}
+    cut = stored.call(RUNS, raw=packed[: len(packed) // 2], headers=headers)
+    assert (cut.status, cut.body["code"]) == (400, "malformed_body")
+    failed = stored.call(RUNS).body[0]
+    assert (failed["state"], "cut short" in failed["error"]) == ("failed", True)
+    whole = stored.call(RUNS, raw=packed, headers=headers)
+    assert whole.status == 202
+    assert _ended(stored, whole.body["run_id"])["total"] == 2_000
+
+
+def test_a_caller_that_hangs_up_in_the_middle_ends_its_run(stored: RunningPlatform) -> None:
+    with socket.create_connection(("127.0.0.1", 8080 + stored.offset)) as caller:
+        head = f"POST {RUNS} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {stored.key}\r\n"
+        head += "Content-Type: application/x-ndjson\r\nContent-Length: 9999999\r\n\r\n"
+        caller.sendall(head.encode() + _body(3_000, "H"))
+        until = time.monotonic() + 20
+        while stored.call(RUNS).body[0]["phase"] != "import":
+            assert time.monotonic() < until
+            time.sleep(0.05)
+    while (run := stored.call(RUNS).body[0])["state"] != "failed":
+        assert time.monotonic() < until, run
+        time.sleep(0.05)
+    assert "cut short" in run["error"]
+
+
+@pytest.mark.parametrize(
+    ("raw", "kind", "status", "told"),
+    [
+        (b"x", "text/csv", 415, "text/csv"),
+        (b"{", "application/json", 400, "not JSON"),
+        (b'{"source": "moon"}', "application/json", 422, "source"),
+        (b'{"url": "s3://x/y"}', "application/json", 422, "TRIVIUM_SOURCE_URLS"),
+        (b'{"source": "source"}', "application/json", 422, "source"),
+        (b'{"variant": "none"}', "application/json", 404, "none"),
+        (b'{"speed": 5}', "application/json", 422, "speed"),
+    ],
+)
+def test_a_run_that_cannot_be_started_says_why(
+    stored: RunningPlatform, raw: bytes, kind: str, status: int, told: str
+) -> None:
+    answer = stored.call(RUNS, raw=raw, headers={"Content-Type": kind})
+    assert answer.status == status, answer
+    assert told in answer.body["detail"]
+
+
+def test_runs_need_their_scope_and_unknown_ones_are_told(stored: RunningPlatform) -> None:
+    assert stored.call(RUNS, raw=b"{}", key="trv_unknown").status == 401
+    assert stored.call(RUNS, raw=b"{}", key=None).status == 401
+    for path in ("/v1/precompute/none", "/v1/precompute/none/dead"):
+        assert stored.call(path).status == 404
+    assert stored.call("/v1/precompute/none/cancel", {}).status == 404
+    assert stored.call("/v1/precompute/none/replay", {}).status == 404
+    assert stored.call("/v1/features/nothing/precompute", {}).status == 404
+    made = subprocess.run(
+        [sys.executable, "-m", "trivium.cli.main", "keys", "create", "reader", "--scopes", "infer"],
+        env=clean_environment() | {"TRIVIUM_STATE_DIR": str(stored.state_dir)},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    secret = next(word for word in made.split() if word.startswith("trv_"))
+    refused = stored.call(RUNS, {}, key=secret)
+    assert (refused.status, refused.body["code"]) == (403, "forbidden")
+    assert "precompute" in refused.body["detail"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from alembic import command
-from sqlalchemy import inspect
+from sqlalchemy import inspect, text
 
 from support.postgres import Postgres
 from trivium.store.engine import Database, alembic_config, migrate
@@ -82,3 +82,61 @@ async def test_gateways_that_start_at_once_migrate_one_after_the_other(
     assert [process.returncode for process in processes] == [0, 0], ended
     database = open_database(url)
     assert await _tables(database) == {*metadata.tables, "alembic_version"}
+
+
+async def _rows(database: Database, sql: str) -> list[tuple[object, ...]]:
+    async with database.transaction() as connection:
+        return [tuple(row) for row in await connection.execute(text(sql))]
+
+
+async def _move(database: Database, move: Callable[..., None], to: str) -> None:
+    await database.close()
+    await asyncio.to_thread(move, alembic_config(database.url), to)
+
+
+async def test_what_is_stored_survives_the_second_migration_forth_and_back(
+    empty: Database,
+) -> None:
+    await _move(empty, command.upgrade, "0001")
+    run = "INSERT INTO precompute_run VALUES ('{0}', 'f', 'v1', 'abc', '{1}', 'compare', 7, NULL, 1.5, {2})"
+    async with empty.transaction() as connection:
+        for given in (("r-done", "done", 2.5), ("r-running", "running", "NULL"), ("r-failed", "failed", 3.5)):
+            await connection.execute(text(run.format(*given)))
+        for key in ("a", "b"):
+            await connection.execute(
+                text(
+                    "INSERT INTO precomputed_result (feature, entity_key, output, input_hash, variant, "
+                    "variant_version, computed_at, run_id) "
+                    "VALUES ('f', :key, '{}', 'h', 'v1', 'abc', 9.5, 'r')"
+                ),
+                {"key": key},
+            )
+        vector = "x'01'" if empty.is_sqlite else "decode('01', 'hex')"
+        await connection.execute(text(f"INSERT INTO archive_embedding VALUES ('t', 'a', 'm', 'h', {vector})"))
+    await _move(empty, command.upgrade, "0002")
+    found = await _rows(empty, "SELECT id, state, total, computed, error FROM precompute_run ORDER BY id")
+    assert found == [
+        ("r-done", "done", 7, 7, None),
+        ("r-failed", "failed", 7, 0, None),
+        ("r-running", "failed", 7, 0, "interrupted by an upgrade; start it again"),
+    ]
+    assert await _rows(empty, "SELECT variant, entity_key FROM precomputed_result ORDER BY entity_key") == [
+        ("v1", "a"),
+        ("v1", "b"),
+    ]
+    assert await _rows(empty, "SELECT entity_key, run_id FROM archive_embedding") == [("a", None)]
+    async with empty.transaction() as connection:
+        await connection.execute(
+            text(
+                "INSERT INTO precomputed_result (feature, variant, entity_key, output, input_hash, "
+                "variant_version, computed_at, run_id) VALUES ('f', 'v2', 'a', '{}', 'h', 'def', 10.5, 'r')"
+            )
+        )
+    await _move(empty, command.downgrade, "0001")
+    assert await _rows(empty, "SELECT entity_key, variant FROM precomputed_result ORDER BY entity_key") == [
+        ("a", "v2"),
+        ("b", "v1"),
+    ]
+    assert len(await _rows(empty, "SELECT id FROM precompute_run")) == 3
+    await _move(empty, command.upgrade, "head")
+    await asyncio.to_thread(command.check, alembic_config(empty.url))
