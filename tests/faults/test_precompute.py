@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from support.valkey import Valkey
 from support.workers import Workers, make_features
 from trivium.datasets import read_records
 from trivium.store.engine import Database, migrate
+from trivium.store.runs import RunProgress
 
 Records = dict[str, dict[str, Any]]
 Tell = Callable[[str], None]
@@ -63,6 +65,49 @@ def texts(root: Path) -> list[str]:
 
 def _records(texts: list[str], count: int) -> Records:
     return {f"M-{n:06d}": {"text": f"{texts[n % len(texts)]} ({n})"} for n in range(count)}
+
+
+@dataclass
+class Outage:
+    """What became of a run whose Redis was away."""
+
+    workers: Workers
+    records: Records
+    run: RunProgress
+    next_chunk_s: float
+
+
+@pytest.fixture(scope="module", autouse=True)
+async def outage(
+    tmp_path_factory: pytest.TempPathFactory, postgres: Postgres, edge: RunningEdge, texts: list[str]
+) -> AsyncIterator[asyncio.Task[Outage]]:
+    """Half a minute without Redis, on servers of its own, while the other tests run: it is all waiting."""
+    folder = tmp_path_factory.mktemp("outage")
+    (folder / "valkey").mkdir()
+
+    async def happen(valkey: Valkey) -> Outage:
+        url = f"http://127.0.0.1:{edge.port}"
+        workers = Workers(folder, make_features(folder), postgres.new_database(), valkey.url, url)
+        await migrate(workers.database)
+        records = _records(texts, 3_000)
+        with workers.running(2):
+            run_id = await workers.begin("by-edge", records)
+            await workers.until(run_id, lambda now: now.computed > 0)
+            valkey.kill()
+            await asyncio.sleep(30)
+            valkey.forget()
+            valkey.start()
+            back_at = time.monotonic()
+            before = (await workers.runs.progress(run_id)).computed
+            await workers.until(run_id, lambda now: now.ended or now.computed > before)
+            next_chunk_s = time.monotonic() - back_at
+            return Outage(workers, records, await workers.ended(run_id), next_chunk_s)
+
+    with Valkey(folder / "valkey") as valkey:
+        happening = asyncio.create_task(happen(valkey))
+        yield happening
+        happening.cancel()
+        await asyncio.gather(happening, return_exceptions=True)
 
 
 async def test_twenty_kills_at_random_moments_lose_and_double_nothing(
@@ -113,25 +158,6 @@ async def test_what_redis_forgets_is_rung_again(workers: Workers, valkey: Valkey
             before = (await workers.until(run_id, lambda now: now.computed > 0)).computed
             valkey.command("FLUSHALL")
             await workers.until(run_id, lambda now, b=before: now.ended or now.computed > b)
-        run = await workers.ended(run_id)
-    await workers.account("by-edge", records, run)
-
-
-async def test_redis_away_for_thirty_seconds_and_back_empty_costs_only_the_time(
-    workers: Workers, valkey: Valkey, texts: list[str], tell: Tell
-) -> None:
-    records = _records(texts, 3_000)
-    with workers.running(2):
-        run_id = await workers.begin("by-edge", records)
-        await workers.until(run_id, lambda now: now.computed > 0)
-        valkey.kill()
-        await asyncio.sleep(30)
-        valkey.forget()
-        valkey.start()
-        back_at = time.monotonic()
-        before = (await workers.runs.progress(run_id)).computed
-        await workers.until(run_id, lambda now: now.ended or now.computed > before)
-        tell(f"Redis back: the next chunk {time.monotonic() - back_at:.1f} s later")
         run = await workers.ended(run_id)
     await workers.account("by-edge", records, run)
 
@@ -261,3 +287,13 @@ async def test_a_cancelled_run_stops_at_once_and_keeps_what_it_has(
         later = await workers.runs.progress(run_id)
     assert later.state == "cancelled"
     assert 0 < later.computed == at_cancel.computed < len(records)
+
+
+async def test_redis_away_for_thirty_seconds_and_back_empty_costs_only_the_time(
+    outage: asyncio.Task[Outage], tell: Tell
+) -> None:
+    found = await outage
+    assert found.run.state == "done"
+    await found.workers.account("by-edge", found.records, found.run)
+    await found.workers.database.close()
+    tell(f"Redis back: the next chunk {found.next_chunk_s:.1f} s later")

@@ -4,7 +4,6 @@ import asyncio
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -265,7 +264,7 @@ async def test_a_correction_of_what_is_not_stored_wishes_nothing(gateway: Any, w
     assert await worker.wishes(0) == {}
 
 
-async def test_the_documents_describe_both_answers_apart(gateway: Any, features: Path) -> None:
+async def test_the_documents_describe_both_answers_apart(gateway: Any) -> None:
     paths = gateway.app.openapi()["paths"]
     for operation in (
         paths["/v1/features/{feature}/infer"]["post"],

@@ -268,3 +268,18 @@ async def test_a_chunk_keeps_what_a_late_cancel_does_not_let_it_write(ledger: Le
     async with ledger.database.transaction() as connection:
         assert sorted((await connection.execute(states)).scalars()) == ["cancelled", "done"]
     assert record_of("a") == {"text": "text of a"}
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+async def test_a_run_that_is_cancelled_while_its_chunks_are_written_waits_for_nobody(ledger: Ledger) -> None:
+    for number in range(8):
+        run_id = await ledger.start(24, 2, variant=f"v-{number}")
+        claims = await ledger.claim_all()
+        writing = [asyncio.create_task(ledger.finish(claim)) for claim in claims]
+        await asyncio.sleep(0.001 * number)
+        await ledger.runs.cancel(run_id)
+        written = await asyncio.gather(*writing)
+        run = await ledger.progress(run_id)
+        assert run.state == ("done" if all(written) and run.computed == 24 else "cancelled")
+        for claim in claims:
+            assert not await ledger.chunks.renew(claim, 60)

@@ -424,9 +424,10 @@ class ChunkRepository:
             await end_run(connection, claim.run_id, "failed", why, if_active=True)
 
     async def _held(self, connection: AsyncConnection, claim: Claim, **values: Any) -> bool:
-        chunk = precompute_chunk.c
+        run, chunk = precompute_run.c, precompute_chunk.c
         mine = (chunk.id == claim.chunk_id) & (chunk.token == claim.token) & (chunk.state == "leased")
-        done = await connection.execute(update(precompute_chunk).where(mine).values(values))
+        wanted = select(run.id).where(run.id == claim.run_id, run.state.in_(ACTIVE)).exists()
+        done = await connection.execute(update(precompute_chunk).where(mine, wanted).values(values))
         return done.rowcount == 1
 
     def _free(self) -> Any:

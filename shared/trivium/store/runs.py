@@ -393,15 +393,22 @@ def chunk_row(run_id: str, phase: str, keys: Sequence[str], position: int, failu
 async def end_run(
     connection: AsyncConnection, run_id: str, state: str, error: str | None, *, if_active: bool = False
 ) -> bool:
-    """Ends a run with its counts; its chunks that have not ended are cancelled, whoever holds them."""
+    """Ends a run with its counts; its chunks that have not ended are cancelled, whoever holds them.
+
+    A chunk that is just being written is passed over, because its writer waits for the run: what it writes
+    holds, and is the last that it writes.
+    """
     run, chunk = precompute_run.c, precompute_chunk.c
     lock = select(run.state).where(run.id == run_id).with_for_update()
     now_in = (await connection.execute(lock)).scalar()
     if now_in is None or (if_active and now_in not in ACTIVE):
         return False
-    open_chunks = update(precompute_chunk).where(
-        chunk.run_id == run_id, chunk.state.in_(("pending", "leased"))
+    still_open = (
+        select(chunk.id)
+        .where(chunk.run_id == run_id, chunk.state.in_(("pending", "leased")))
+        .with_for_update(skip_locked=True)
     )
+    open_chunks = update(precompute_chunk).where(chunk.id.in_(still_open))
     await connection.execute(
         open_chunks.values(
             state="cancelled", token=chunk.token + 1, lease_until=None, finished_at=time.time()
