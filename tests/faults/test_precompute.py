@@ -85,10 +85,7 @@ async def outage(
     folder = tmp_path_factory.mktemp("outage")
     (folder / "valkey").mkdir()
 
-    async def happen(valkey: Valkey) -> Outage:
-        url = f"http://127.0.0.1:{edge.port}"
-        workers = Workers(folder, make_features(folder), postgres.new_database(), valkey.url, url)
-        await migrate(workers.database)
+    async def happen(workers: Workers, valkey: Valkey) -> Outage:
         records = _records(texts, 3_000)
         with workers.running(2):
             run_id = await workers.begin("by-edge", records)
@@ -104,10 +101,14 @@ async def outage(
             return Outage(workers, records, await workers.ended(run_id), next_chunk_s)
 
     with Valkey(folder / "valkey") as valkey:
-        happening = asyncio.create_task(happen(valkey))
+        url = f"http://127.0.0.1:{edge.port}"
+        workers = Workers(folder, make_features(folder), postgres.new_database(), valkey.url, url)
+        await migrate(workers.database)  # not in the task: Alembic migrates one database at a time
+        happening = asyncio.create_task(happen(workers, valkey))
         yield happening
         happening.cancel()
         await asyncio.gather(happening, return_exceptions=True)
+        await workers.database.close()
 
 
 async def test_twenty_kills_at_random_moments_lose_and_double_nothing(
@@ -165,7 +166,7 @@ async def test_what_redis_forgets_is_rung_again(workers: Workers, valkey: Valkey
 async def test_the_edge_model_killed_costs_only_the_time(
     workers: Workers, root: Path, tmp_path: Path, texts: list[str], tell: Tell
 ) -> None:
-    records = _records(texts, 3_000)
+    records = _records(texts, 2_000)
     own = RunningEdge(root / "models", tmp_path / "edge.log")
     workers.edge_url = f"http://127.0.0.1:{own.port}"
     own.start()
@@ -234,8 +235,8 @@ async def test_a_frozen_worker_that_wakes_after_its_lease_was_taken_writes_nothi
 async def test_a_poison_row_in_every_tenth_chunk_ends_up_alone_and_the_rest_is_done(
     workers: Workers, texts: list[str]
 ) -> None:
-    records = _records(texts, 2_560)
-    poison = [f"M-{n:06d}" for n in range(37, 2_560, 640)]
+    records = _records(texts, 1_280)
+    poison = [f"M-{n:06d}" for n in range(37, 1_280, 640)]
     for key in poison:
         records[key] = {"text": "far too long " * 2_000}  # the edge model refuses the whole request
     with workers.running(2):
@@ -295,5 +296,4 @@ async def test_redis_away_for_thirty_seconds_and_back_empty_costs_only_the_time(
     found = await outage
     assert found.run.state == "done"
     await found.workers.account("by-edge", found.records, found.run)
-    await found.workers.database.close()
     tell(f"Redis back: the next chunk {found.next_chunk_s:.1f} s later")

@@ -37,8 +37,10 @@ async def test_a_frozen_server_shows_its_stall_in_the_p99(serve: Serve) -> None:
     result = await run_stage(server.target(), 200, 3.0, CONSTANT)
     assert result.sent == sum(result.outcomes.values()) == 600
     assert result.latency is not None and result.latency.count == 600
-    assert result.latency.p99_ms >= 900
-    assert result.outcomes["late"] >= 150
+    # As long as it really was: a busy machine stops it late, and wakes it in time.
+    assert result.latency.max_ms >= 400
+    assert result.latency.p99_ms >= 0.85 * result.latency.max_ms
+    assert result.outcomes["late"] >= 60
     assert result.lateness is not None and result.lateness.p50_ms < 50
     assert result.misses(Goal())
 

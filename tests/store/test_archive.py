@@ -3,6 +3,7 @@ import random
 
 from sqlalchemy import insert, select
 
+from support.ledger import Ledger, dead_of
 from trivium.domain.precompute import Item
 from trivium.store.archive import ArchiveRepository, Record, input_hash
 from trivium.store.engine import Database
@@ -128,3 +129,45 @@ async def test_embeddings_come_with_the_hash_that_they_were_made_from(database: 
     assert await archive.embedded("one", "m", ["a", "b", "c"]) == {"a": "ha", "b": "hb"}
     assert await archive.drop_orphans("one", "m") == ["gone"]
     assert await archive.embeddings("one", "m") == [("a", "ha", None, b"a"), ("b", "hb", None, b"b")]
+
+
+async def test_the_run_that_settled_all_is_the_newest_whole_one_that_left_nothing_out(
+    database: Database,
+) -> None:
+    ledger = Ledger(database)
+
+    async def settled() -> str:
+        return await ledger.archive.last_settled_run("triage", "stored", "v1")
+
+    assert await settled() == ""
+    first = await ledger.start(2, 2)
+    assert await settled() == "", "it has not ended"
+    await ledger.finish(await ledger.claim())
+    assert await settled() == first
+    await ledger.runs.cancel(await ledger.start(2, 2))
+    failed = await ledger.start(2, 2)
+    await ledger.finish(claim := await ledger.claim(), dead_of(claim.keys))
+    replay = await ledger.runs.replay(failed)
+    await ledger.finish(await ledger.claim())
+    assert (await ledger.progress(replay)).state == "done"
+    for variant, version in (("other", "v1"), ("stored", "v2")):
+        await ledger.start(1, 1, variant=variant, variant_version=version)
+        await ledger.finish(await ledger.claim())
+    assert await settled() == first, "cancelled, failed in part, in part only, or another's"
+    second = await ledger.start(2, 2)
+    await ledger.finish(claim := await ledger.claim(), dead_of(claim.keys, abstained=True))
+    assert await settled() == second
+
+
+async def test_records_of_an_odd_shape_are_read_back_as_they_were(database: Database) -> None:
+    archive = ArchiveRepository(database)
+    records: dict[str, Record] = {
+        "numbers": {"a": 1, "b": 1.5, "c": -0.0, "d": 2**53, "e": 1e300},
+        "nothing": {},
+        "texts": {"": "", "ä": "🙂", "quote": 'a"b\\c\n'},
+        "deep": {"a": [{"b": [None, True, {"c": []}]}]},
+    }
+    await archive.put("one", records)
+    found = {item.entity_key: item for item in await archive.items("one", list(records))}
+    assert {key: item.record for key, item in found.items()} == records
+    assert all(item.input_hash == input_hash(records[key]) for key, item in found.items())

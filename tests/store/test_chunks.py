@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from support.ledger import ARCHIVE, Ledger, dead_of, item_of, keys_of, record_of, results_of
 from trivium.domain.precompute import COMPUTE, EMBED, SELECT, Batch, Embedding, Result
@@ -283,3 +283,182 @@ async def test_a_run_that_is_cancelled_while_its_chunks_are_written_waits_for_no
         assert run.state == ("done" if all(written) and run.computed == 24 else "cancelled")
         for claim in claims:
             assert not await ledger.chunks.renew(claim, 60)
+
+
+@pytest.mark.parametrize("ends", [True, False])
+async def test_an_error_on_the_way_leaves_neither_results_nor_counts_nor_place(
+    ledger: Ledger, ends: bool
+) -> None:
+    run_id = await ledger.start(4, 4)
+    claim = await ledger.claim()
+    assert await ledger.chunks.checkpoint(claim, results_of(claim.keys[:1]), ends=False, cursor={"at": 1})
+    broken = results_of(claim.keys[1:2], "torn")
+    broken.gone = ["K-00000"]
+    broken.dead = [replace(dead_of(claim.keys[2:3]).dead[0], detail="\ud800")]  # no database takes it
+    with pytest.raises(UnicodeEncodeError):
+        await ledger.chunks.checkpoint(claim, broken, ends=ends, cursor={"at": 3})
+    assert await _labels(ledger) == {"K-00000": "x"}
+    run = await ledger.progress(run_id)
+    assert (run.state, run.computed, run.failed, run.gone) == ("running", 1, 0, 0)
+    await ledger.chunks.hand_back(claim)
+    assert (await ledger.claim()).cursor == {"at": 1}
+
+
+async def test_a_late_note_is_not_taken(ledger: Ledger) -> None:
+    await ledger.start(1, 1)
+    late = await ledger.claim(lease_s=0.01)
+    await asyncio.sleep(0.05)
+    new = await ledger.claim()
+    assert not await ledger.chunks.note(late, {"batch": {"id": "late"}})
+    assert await ledger.chunks.note(new, {"batch": {"id": "new"}})
+    await ledger.chunks.hand_back(new)
+    assert (await ledger.claim()).cursor == {"batch": {"id": "new"}}
+
+
+async def test_a_lease_that_is_renewed_is_not_taken_when_it_would_have_ended(ledger: Ledger) -> None:
+    await ledger.start(1, 1)
+    claim = await ledger.claim(lease_s=0.2)
+    assert await ledger.chunks.renew(claim, 60)
+    await asyncio.sleep(0.3)
+    assert await ledger.chunks.to_ring(10) == []
+    assert await ledger.finish(claim)
+
+
+async def test_a_lease_that_ended_still_holds_until_another_takes_the_chunk(ledger: Ledger) -> None:
+    run_id = await ledger.start(1, 1)
+    claim = await ledger.claim(lease_s=0.01)
+    await asyncio.sleep(0.05)
+    assert await ledger.finish(claim)
+    assert (await ledger.progress(run_id)).state == "done"
+
+
+async def test_an_expired_chunk_is_taken_by_one_of_many(ledger: Ledger) -> None:
+    await ledger.start(1, 1)
+    claim = await ledger.claim(lease_s=0.01)
+    await asyncio.sleep(0.05)
+    taken = await asyncio.gather(*(ledger.chunks.claim(claim.chunk_id, 60) for _ in range(8)))
+    assert [one.token for one in taken if one] == [2]
+
+
+async def test_what_is_not_its_turn_yet_is_not_taken(ledger: Ledger) -> None:
+    run_id = await ledger.start(2, 2, phase=EMBED, selects=True)
+    queued = await ledger.start(2, 2, overlap="queue")
+    chunk = precompute_chunk.c
+    waiting = select(chunk.id).where((chunk.phase == SELECT) | (chunk.run_id == queued))
+    async with ledger.database.transaction() as connection:
+        ids: list[str] = list((await connection.execute(waiting)).scalars())
+    assert len(ids) == 3
+    assert [await ledger.chunks.claim(one, 60) for one in ids] == [None] * 3
+    assert [(await ledger.claim()).run_id, await ledger.chunks.to_ring(9)] == [run_id, []]
+
+
+async def test_a_chunk_that_is_unknown_or_done_is_not_taken(ledger: Ledger) -> None:
+    await ledger.start(1, 1)
+    claim = await ledger.claim()
+    await ledger.finish(claim)
+    assert await ledger.chunks.claim(claim.chunk_id, 60) is None
+    assert await ledger.chunks.claim("nobody", 60) is None
+
+
+async def test_chunks_that_are_not_done_are_counted_of_running_runs_alone(ledger: Ledger) -> None:
+    await ledger.start(3, 1)
+    await ledger.start(2, 1, overlap="queue")
+    cancelled = await ledger.start(2, 1, variant="other")
+    await ledger.runs.cancel(cancelled)
+    await ledger.finish(await ledger.claim())
+    await ledger.claim()
+    assert await ledger.chunks.pending() == 2
+
+
+async def test_what_is_bisected_to_the_end_leaves_the_poison_alone(ledger: Ledger) -> None:
+    run_id = await ledger.start(16, 16)
+    poison = "K-00011"
+    async with asyncio.timeout(20):
+        while not (await ledger.progress(run_id)).ended:
+            claim = await ledger.claim()
+            if poison not in claim.keys:
+                await ledger.finish(claim)
+            elif len(claim.keys) > 1:
+                await ledger.chunks.split(claim, "it fails", claim.keys)
+            else:
+                await ledger.finish(claim, dead_of(claim.keys))
+    run = await ledger.progress(run_id)
+    assert (run.state, run.total, run.computed, run.failed) == ("done_with_errors", 16, 15, 1)
+    assert run.chunks["split"] == 4
+    assert set(await _labels(ledger)) == set(keys_of(16)) - {poison}
+
+
+async def test_halves_are_tried_as_their_whole_was(ledger: Ledger) -> None:
+    await ledger.start(4, 4)
+    claim = await ledger.claim()
+    await ledger.finish(claim, Batch(left=claim.keys))
+    alone = await ledger.claim()
+    assert alone.cursor == {"one_by_one": True}
+    await ledger.chunks.split(alone, "it fails", alone.keys)
+    assert [half.cursor for half in await ledger.claim_all()] == [{"one_by_one": True}] * 2
+
+
+async def test_an_error_with_which_a_chunk_is_handed_back_counts_as_a_failure(ledger: Ledger) -> None:
+    await ledger.start(1, 1)
+    for failures in range(3):
+        claim = await ledger.claim()
+        assert (claim.failures, claim.attempts) == (failures, 1)
+        await ledger.chunks.hand_back(claim, error="it fails")
+
+
+async def test_abstentions_are_no_reason_to_stop(ledger: Ledger) -> None:
+    run_id = await ledger.start(60, 30, max_error_ratio=0.1)
+    first, second = await ledger.claim_all()
+    await ledger.finish(first, dead_of(first.keys, "low_confidence", abstained=True))
+    assert (await ledger.progress(run_id)).state == "running"
+    await ledger.finish(second)
+    run = await ledger.progress(run_id)
+    assert (run.state, run.abstained, run.computed) == ("done", 30, 30)
+
+
+async def test_the_error_ratio_is_one_of_all_that_was_tried(ledger: Ledger) -> None:
+    run_id = await ledger.start(200, 100, max_error_ratio=0.2)
+    first, second = await ledger.claim_all()
+    batch = results_of(first.keys[:50])
+    batch.unchanged, batch.dead = 25, dead_of(first.keys[75:]).dead
+    await ledger.chunks.checkpoint(first, Batch(unchanged=50), ends=False)
+    await ledger.chunks.checkpoint(first, batch, ends=False)  # 25 of 150
+    assert (await ledger.progress(run_id)).state == "running"
+    await ledger.chunks.checkpoint(second, dead_of(second.keys[:15]), ends=False)  # 40 of 165
+    assert (await ledger.progress(run_id)).state == "failed"
+
+
+async def test_what_an_entity_that_died_has_cost_counts_too(ledger: Ledger) -> None:
+    run_id = await ledger.start(2, 1, max_cost_usd=1.0)
+    claim = await ledger.claim()
+    dead = [replace(one, cost_usd=0.9) for one in dead_of(claim.keys).dead]
+    await ledger.finish(claim, Batch(dead=dead, spent_usd=0.2))
+    run = await ledger.progress(run_id)
+    assert (run.state, run.cost_usd) == ("failed", pytest.approx(1.1))
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+async def test_a_vendors_batch_is_not_forgotten_if_it_was_noted_while_its_run_was_cancelled(
+    ledger: Ledger,
+) -> None:
+    run_id = await ledger.start(1, 1)
+    claim = await ledger.claim()
+    noted = {"batch": {"vendor": "openai", "id": "b-1"}}
+    async with ledger.database.transaction() as connection:
+        own = update(precompute_chunk).where(precompute_chunk.c.id == claim.chunk_id)
+        await connection.execute(own.values(cursor=noted))
+        await ledger.runs.cancel(run_id)
+    assert not await ledger.chunks.renew(claim, 60)
+    assert await ledger.chunks.abandoned(0) == [(claim.chunk_id, noted["batch"])]
+    await ledger.chunks.forget_place(claim.chunk_id)
+    assert await ledger.chunks.abandoned(0) == []
+
+
+async def test_embeddings_are_replaced_by_newer_ones_of_the_same_model(ledger: Ledger) -> None:
+    await ledger.start(1, 1, phase=EMBED)
+    claim = await ledger.claim()
+    for vector, model in ((b"old", "m"), (b"new", "m"), (b"other", "n")):
+        made = Batch(embeddings=[Embedding("K-00000", "h", vector)])
+        assert await ledger.chunks.checkpoint(claim, made, ends=False, archive=ARCHIVE, model=model)
+    assert await ledger.archive.embeddings(ARCHIVE, "m") == [("K-00000", "h", claim.run_id, b"new")]
+    assert await ledger.archive.embeddings(ARCHIVE, "n") == [("K-00000", "h", claim.run_id, b"other")]

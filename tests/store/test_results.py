@@ -94,3 +94,49 @@ async def test_results_are_pruned_by_what_can_no_longer_be_served(
         gone += some
     assert (told, gone) == (2 - left, 2 - left)
     assert await ledger.count(precomputed_result) == left
+
+
+async def test_keys_of_any_kind_are_found_also_twice(ledger: Ledger) -> None:
+    odd = ["a'b", 'a"b', "a\\b", "日本", "🙂", " ", "{}", "a,b", "%", "\u2028"]
+    await ledger.archive.put(ARCHIVE, {key: {"text": key} for key in odd})
+    results = ResultRepository(ledger.database)
+    found = await results.find("triage", "stored", ARCHIVE, [*odd, *reversed(odd)])
+    assert [one.entity_key for one in found] == [*odd, *reversed(odd)]
+    assert [one.current_input_hash for one in found[: len(odd)]] == [input_hash({"text": k}) for k in odd]
+    assert await results.find("triage", "stored", ARCHIVE, []) == []
+
+
+async def test_a_result_whose_entity_is_gone_is_still_found(ledger: Ledger) -> None:
+    await ledger.archive.replace(ARCHIVE, {})
+    (found,) = await ResultRepository(ledger.database).find("triage", "stored", ARCHIVE, ["K-00000"])
+    assert (found.current_input_hash, found.output) == (None, {"label": "x"})
+
+
+async def test_results_are_pruned_in_portions_that_end(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trivium.store.results.PRUNE_ROWS", 3)
+    await ledger.start(8, 8, variant="old")
+    await ledger.finish(await ledger.claim())
+    results = ResultRepository(ledger.database)
+    portions = []
+    while some := await results.prune("triage", "old", archive=None, before=None):
+        portions.append(some)
+    assert portions == [3, 3, 2]
+    assert [(one.variant, one.rows) for one in await results.stored()] == [("stored", 2)]
+
+
+async def test_outputs_of_a_version_come_in_pages_in_order_of_their_keys(ledger: Ledger) -> None:
+    results = ResultRepository(ledger.database)
+    first = await results.outputs_of("triage", "stored", "v1", "", 1)
+    rest = await results.outputs_of("triage", "stored", "v1", first[-1][0], 5)
+    assert [key for key, _, _ in first + rest] == keys_of(2)
+    assert first[0][1:] == (input_hash(record_of("K-00000")), {"label": "x"})
+    assert await results.outputs_of("triage", "stored", "v2", "", 5) == []
+
+
+async def test_nothing_is_stored_of_an_empty_database(database: Database) -> None:
+    results = ResultRepository(database)
+    assert await results.stored() == []
+    assert await results.wanted() == []
+    await results.ask([])

@@ -5,7 +5,7 @@ import pytest
 from sqlalchemy import select
 
 from support.ledger import Ledger, dead_of, keys_of
-from trivium.domain.precompute import COMPUTE, EMBED
+from trivium.domain.precompute import COMPUTE, EMBED, SELECT, Batch
 from trivium.errors import Conflict, NotFound
 from trivium.store.engine import Database
 from trivium.store.results import Refresh, ResultRepository
@@ -190,3 +190,168 @@ async def test_old_runs_are_forgotten_a_portion_at_a_time(ledger: Ledger) -> Non
     assert not (await ledger.progress(kept)).ended
     assert await ledger.count(dead_item) == 0
     assert await ledger.count(precompute_chunk) == 2
+
+
+async def test_of_many_that_start_at_once_one_runs(ledger: Ledger) -> None:
+    started = await asyncio.gather(*(ledger.runs.start(_new()) for _ in range(10)), return_exceptions=True)
+    (won,) = [one for one in started if not isinstance(one, BaseException)]
+    refused = [one for one in started if isinstance(one, Conflict)]
+    assert len(refused) == 9 and all(won[0] in str(one.detail) for one in refused)
+    assert await ledger.count(precompute_run) == 1
+    assert await ledger.runs.under_way("triage", "stored") == won[0]
+
+
+async def test_an_idempotency_key_is_the_features_own_and_answers_also_when_its_run_has_ended(
+    ledger: Ledger,
+) -> None:
+    first, _ = await ledger.runs.start(_new(idempotency_key="k"))
+    await ledger.runs.cancel(first)
+    assert await ledger.runs.start(_new(idempotency_key="k")) == (first, False)
+    other = NewRun("other", "stored", "v1", {"kind": "archive"}, idempotency_key="k")
+    assert (await ledger.runs.start(other))[1]
+    assert await ledger.runs.has_key("triage", "k")
+    assert not await ledger.runs.has_key("triage", "j")
+
+
+async def test_a_run_that_is_asked_for_again_is_answered_before_it_could_be_refused(ledger: Ledger) -> None:
+    first, _ = await ledger.runs.start(_new(idempotency_key="k"))
+    assert await ledger.runs.start(_new(idempotency_key="k")) == (first, False)
+    with pytest.raises(Conflict):
+        await ledger.runs.start(_new(idempotency_key="j"))
+
+
+async def test_many_that_promote_at_once_let_one_queued_run_begin(ledger: Ledger) -> None:
+    first, _ = await ledger.runs.start(_new())
+    queued = [(await ledger.runs.start(_new(), overlap="queue"))[0] for _ in range(3)]
+    await ledger.runs.cancel(first)
+    await asyncio.gather(*(ledger.runs.promote() for _ in range(6)))
+    assert [(await ledger.progress(one)).state for one in queued] == ["running", "queued", "queued"]
+
+
+async def test_a_queued_run_of_one_variant_does_not_wait_for_another(ledger: Ledger) -> None:
+    await ledger.runs.start(_new())
+    await ledger.runs.start(_new(), overlap="queue")
+    first, _ = await ledger.runs.start(_new("other"))
+    second, _ = await ledger.runs.start(_new("other"), overlap="queue")
+    await ledger.runs.cancel(first)
+    assert await ledger.runs.promote() == 1
+    assert (await ledger.progress(second)).state == "running"
+
+
+async def test_a_queued_run_has_neither_begun_nor_a_rate(ledger: Ledger) -> None:
+    await ledger.runs.start(_new())
+    queued, created = await ledger.runs.start(_new(), overlap="queue")
+    run = await ledger.progress(queued)
+    assert created
+    assert (run.state, run.started_at, run.finished_at, run.rate, run.eta_s) == ("queued", *[None] * 4)
+    assert await ledger.runs.cancel(queued), "it can be cancelled all the same"
+    assert (await ledger.progress(queued)).state == "cancelled"
+
+
+async def test_a_refresh_does_not_stand_in_the_way_of_a_run_nor_a_run_in_its(ledger: Ledger) -> None:
+    results = ResultRepository(ledger.database)
+    await results.ask([Refresh("triage", "stored", "K-00000", "age")])
+    assert await ledger.runs.start_refresh(_new(trigger="refresh"), 10) == 1
+    assert (await ledger.progress(await ledger.start(1, 1))).state == "running"
+    await results.ask([Refresh("triage", "stored", "K-00001", "age")])
+    assert await ledger.runs.start_refresh(_new(trigger="refresh"), 10) == 1
+
+
+async def test_wishes_of_a_run_that_is_cancelled_can_be_made_again(ledger: Ledger) -> None:
+    results = ResultRepository(ledger.database)
+    wish = Refresh("triage", "stored", "K-00000", "age")
+    await results.ask([wish, Refresh("triage", "other", "K-00000", "age")])
+    await ledger.runs.start_refresh(_new(trigger="refresh"), 10)
+    await ledger.runs.cancel((await ledger.claim()).run_id)
+    assert await results.wanted() == [("triage", "other")]
+    await results.ask([wish])
+    assert sorted(await results.wanted()) == [("triage", "other"), ("triage", "stored")]
+
+
+async def test_a_refresh_over_nothing_is_no_run(ledger: Ledger) -> None:
+    assert await ledger.runs.start_refresh(_new(trigger="refresh"), 10) == 0
+    assert await ledger.count(precompute_run) == 0
+
+
+async def test_a_refresh_of_neighbours_embeds_and_selects_and_knows_what_was_asked(ledger: Ledger) -> None:
+    await ResultRepository(ledger.database).ask([Refresh("triage", "stored", "K-00000", "age")])
+    assert await ledger.runs.start_refresh(_new(trigger="refresh", selects=True), 10) == 1
+    claim = await ledger.claim()
+    assert (claim.phase, claim.keys, claim.source["keys"]) == (EMBED, ["K-00000"], ["K-00000"])
+    await ledger.finish(claim, Batch())
+    assert (await ledger.claim()).phase == SELECT
+
+
+async def test_what_fails_ends_a_run_once_and_cancels_what_is_left(ledger: Ledger) -> None:
+    run_id = await ledger.start(3, 1)
+    await ledger.finish(await ledger.claim())
+    held = await ledger.claim()
+    await ledger.runs.fail(run_id, "no such model")
+    await ledger.runs.fail(run_id, "another reason")
+    run = await ledger.progress(run_id)
+    assert (run.state, run.error, run.computed, run.total) == ("failed", "no such model", 1, 3)
+    assert run.chunks == {"done": 2, "cancelled": 2}
+    assert not await ledger.finish(held)
+    assert (await ledger.progress(run_id)).computed == 1
+
+
+async def test_a_replay_is_refused_while_another_run_is_under_way_and_loses_nothing(ledger: Ledger) -> None:
+    run_id = await ledger.start(1, 1)
+    await ledger.finish(claim := await ledger.claim(), dead_of(claim.keys))
+    other = await ledger.start(1, 1)
+    with pytest.raises(Conflict, match=other):
+        await ledger.runs.replay(run_id)
+    await ledger.runs.cancel(other)
+    assert (await ledger.progress(await ledger.runs.replay(run_id))).total == 1
+
+
+async def test_many_that_replay_at_once_make_one_run(ledger: Ledger) -> None:
+    run_id = await ledger.start(2, 2)
+    await ledger.finish(claim := await ledger.claim(), dead_of(claim.keys))
+    made = await asyncio.gather(*(ledger.runs.replay(run_id) for _ in range(6)), return_exceptions=True)
+    assert len([one for one in made if isinstance(one, str)]) == 1
+    assert len([one for one in made if isinstance(one, Conflict)]) == 5
+
+
+async def test_a_replay_over_many_is_cut_into_chunks_and_can_be_replayed_itself(ledger: Ledger) -> None:
+    run_id = await ledger.start(600, 600, max_error_ratio=1.0)
+    await ledger.finish(claim := await ledger.claim(), dead_of(claim.keys))
+    replay = await ledger.runs.replay(run_id, "key-1")
+    claims = await ledger.claim_all()
+    assert [len(one.keys) for one in claims] == [256, 256, 88]
+    assert [key for one in claims for key in one.keys] == keys_of(600)
+    for one in claims:
+        await ledger.finish(one, dead_of(one.keys))
+    assert (await ledger.progress(replay)).state == "done_with_errors"
+    again = await ledger.runs.replay(replay)
+    assert (await ledger.progress(again)).total == 600
+
+
+async def test_old_runs_go_a_portion_at_a_time_and_others_stay(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trivium.store.runs.PRUNE_ROWS", 3)
+    for variant in ("a", "b"):
+        await ledger.start(5, 1, variant=variant)
+        for claim in await ledger.claim_all():
+            await ledger.finish(claim, dead_of(claim.keys))
+    between = time.time()
+    await asyncio.sleep(0.01)
+    kept = await ledger.start(2, 2)
+    await ledger.finish(claim := await ledger.claim(), dead_of(claim.keys))
+    gone = []
+    while rows := await ledger.runs.prune(between):
+        gone.append(rows)
+    assert max(gone) == 3 and sum(gone) == 2 * (6 + 5 + 1)
+    assert (await ledger.progress(kept)).state == "done_with_errors"
+    assert len(await ledger.runs.dead_items(kept)) == 2
+    assert await ledger.count(precompute_chunk) == 2
+
+
+async def test_a_run_that_is_unknown_is_told(ledger: Ledger) -> None:
+    with pytest.raises(NotFound, match="nobody"):
+        await ledger.progress("nobody")
+    assert await ledger.runs.under_way("triage", "stored") is None
+    assert await ledger.runs.newest("triage", 5) == []
+    assert await ledger.runs.dead_items("nobody") == []
+    await ledger.runs.fail("nobody", "because")

@@ -11,6 +11,8 @@ from trivium.features import Feature
 
 Record = dict[str, Any]
 MAX_KEY = 512
+# What is nested deeper cannot be written as JSON again.
+MAX_DEPTH = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,8 @@ class Checker:
 
     def check(self, record: Record) -> tuple[str, Record]:
         """The entity_key, and what the variant reads of the record; raises DatasetError."""
+        if _deeper(record, MAX_DEPTH):
+            raise DatasetError(f"is nested deeper than {MAX_DEPTH} levels")
         field = self.spec.key_field
         key = record.pop(field, None)
         if isinstance(key, int) and not isinstance(key, bool):
@@ -54,6 +58,13 @@ class Checker:
         if "\0" in key or _has_null(record):
             raise DatasetError("holds a null character (\\u0000)")
         return key, record
+
+
+def _deeper(value: Any, levels: int) -> bool:
+    if not isinstance(value, dict | list):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return not levels or any(_deeper(one, levels - 1) for one in inner if isinstance(one, dict | list))
 
 
 def _has_null(value: Any) -> bool:

@@ -5,6 +5,7 @@ Each gives portions with the place after them, from which it can go on after an 
 
 import asyncio
 import csv
+import gzip
 import io
 import zlib
 from collections.abc import AsyncIterator, Iterator
@@ -23,6 +24,11 @@ from trivium.store.archive import ArchiveRepository
 from trivium.store.engine import Database
 
 Place = dict[str, Any]
+# What is wrong with a file, and will be when it is read again.
+_UNREADABLE = (
+    *(FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, ImportError, ValueError),
+    *(gzip.BadGzipFile, EOFError, zlib.error, csv.Error),
+)
 
 
 @dataclass(slots=True)
@@ -67,7 +73,7 @@ async def of_url(url: str, checker: Checker, rows: int, start: int = 0) -> Async
     def some() -> list[bytes]:
         try:
             return list(islice(reader, rows))
-        except (FileNotFoundError, PermissionError, ImportError, ValueError, UnicodeDecodeError) as error:
+        except _UNREADABLE as error:
             raise ConfigurationError(f"{url} cannot be read: {error}") from error
         except OSError as error:
             raise Unavailable(f"{url} cannot be reached: {error}", retry_after_s=5) from error
@@ -141,7 +147,7 @@ async def unpacked(
         TooLarge: it is over `max_bytes` when unpacked, or a line is over `max_line`.
         MalformedBody: it is not gzip, or ends within.
     """
-    unzip = zlib.decompressobj(wbits=31) if gzipped else None
+    unzip = _Unzip() if gzipped else None
     taken, rest = 0, b""
     async for part in parts:
         for piece in _pieces(unzip, part):
@@ -150,23 +156,43 @@ async def unpacked(
                 raise TooLarge(f"The body is over {max_bytes} bytes when unpacked")
             *whole, rest = (rest + piece).split(b"\n")
             for line in whole:
+                _bound(line, max_line)
                 yield line
-            if len(rest) > max_line:
-                raise TooLarge(f"A line of the body is over {max_line} bytes")
-    if unzip and not unzip.eof:
+            _bound(rest, max_line)
+    if unzip and not unzip.member.eof:
         raise MalformedBody("The body is cut short: its gzip stream has no end")
     if rest:
         yield rest
 
 
-def _pieces(unzip: Any, part: bytes) -> Iterator[bytes]:
+def _bound(line: bytes, most: int) -> None:
+    if len(line) > most:
+        raise TooLarge(f"A line of the body is over {most} bytes")
+
+
+@dataclass(slots=True)
+class _Unzip:
+    """A gzip stream, which may have several members, as `cat a.gz b.gz` makes."""
+
+    member: Any = field(default_factory=lambda: zlib.decompressobj(wbits=31))
+
+    def pieces(self, part: bytes) -> Iterator[bytes]:
+        while part:
+            if self.member.eof:
+                part = part.lstrip(b"\0")  # padding
+                if not part:
+                    return
+                self.member = zlib.decompressobj(wbits=31)
+            yield self.member.decompress(part, 1_048_576)
+            part = self.member.unconsumed_tail or self.member.unused_data
+
+
+def _pieces(unzip: _Unzip | None, part: bytes) -> Iterator[bytes]:
     if unzip is None:
         yield part
         return
     try:
-        while part:
-            yield unzip.decompress(part, 1_048_576)
-            part = unzip.unconsumed_tail
+        yield from unzip.pieces(part)
     except zlib.error as error:
         raise MalformedBody(f"The body is not gzip: {error}") from error
 
@@ -203,8 +229,13 @@ def _lines_of(url: str) -> Iterator[bytes]:
     with fsspec.open(url, "rb", compression="infer") as stream:
         if url.removesuffix(".gz").endswith(".csv"):
             with io.TextIOWrapper(stream, encoding="utf-8-sig", newline="") as lines:
-                for row in csv.DictReader(lines):
-                    yield orjson.dumps(row)
+                rows, told = csv.DictReader(lines), 0
+                for row in rows:
+                    # So many empty ones that lines are numbered as in the file.
+                    yield from [b""] * (rows.line_num - told - 1)
+                    told = rows.line_num
+                    # With a cell too many it must not pass for the entity that the others make.
+                    yield orjson.dumps(row if None not in row else list(row.values()))
         else:
             yield from stream
 

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from trivium.domain.precompute import Item
 from trivium.store.bulk import upsert
 from trivium.store.engine import Database
-from trivium.store.tables import archive_embedding, archive_item
+from trivium.store.tables import archive_embedding, archive_item, precompute_run
 
 Record = dict[str, Any]
 _ITEM = ("archive", "entity_key", "record", "input_hash", "imported_at")
@@ -97,6 +97,20 @@ class ArchiveRepository:
         statement = delete(archive_embedding).where(of.archive == archive, of.model == model, ~there.exists())
         async with self._database.transaction() as connection:
             return list((await connection.execute(statement.returning(of.entity_key))).scalars())
+
+    async def last_settled_run(self, feature: str, variant: str, version: str) -> str:
+        """The newest run that brought all results of a variant version up to date; "" if there is none.
+
+        What was embedded by later runs may be missing in results that it would be a neighbour of.
+        """
+        run = precompute_run.c
+        statement = select(func.coalesce(func.max(run.id), "")).where(
+            *(run.feature == feature, run.variant == variant, run.variant_version == version),
+            *(run.trigger.not_in(("refresh", "replay")), run.failed == 0),
+            run.state.in_(("done", "done_with_errors")),
+        )
+        async with self._database.transaction() as connection:
+            return str((await connection.execute(statement)).scalar_one())
 
     async def embeddings(self, archive: str, model: str) -> list[tuple[str, str, str | None, bytes]]:
         """(entity_key, input_hash, run_id, vector) of all that is embedded, in order of the key."""

@@ -30,6 +30,8 @@ Row = dict[str, Any]
 # A run judges its errors from so many on.
 MIN_FAILED = 20
 MAX_LINE_ERRORS = 100
+# Of a run that was cancelled: one that was just being written stays leased, see end_run.
+_LEFT = ("cancelled", "leased")
 _RESULT = (
     *("feature", "variant", "entity_key", "output", "input_hash", "variant_version"),
     *("confidence", "model", "cost_usd", "computed_at", "run_id"),
@@ -286,6 +288,8 @@ class ChunkRepository:
             if not await self._held(connection, claim, **values):
                 return False
             rows = [chunk_row(claim.run_id, claim.phase, half, claim.position, 1) for half in halves]
+            if (claim.cursor or {}).get("one_by_one"):
+                rows = [{**row, "cursor": {"one_by_one": True}} for row in rows]
             await connection.execute(insert(precompute_chunk), rows)
             return True
 
@@ -312,7 +316,7 @@ class ChunkRepository:
             select(chunk.id, chunk.cursor)
             .join(precompute_run, run.id == chunk.run_id)
             .where(run.state.in_(("cancelled", "failed")), run.finished_at > since)
-            .where(chunk.state == "cancelled", chunk.cursor.is_not(None))
+            .where(chunk.state.in_(_LEFT), chunk.cursor.is_not(None))
         )
         async with self._database.transaction() as connection:
             rows: list[Any] = list(await connection.execute(statement))
@@ -322,7 +326,7 @@ class ChunkRepository:
         """Forgets what an abandoned chunk noted."""
         chunk = precompute_chunk.c
         async with self._database.transaction() as connection:
-            own = update(precompute_chunk).where(chunk.id == chunk_id, chunk.state == "cancelled")
+            own = update(precompute_chunk).where(chunk.id == chunk_id, chunk.state.in_(_LEFT))
             await connection.execute(own.values(cursor=null()))
 
     async def pending(self) -> int:

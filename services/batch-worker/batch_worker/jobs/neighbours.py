@@ -4,6 +4,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +37,7 @@ class Space:
     runs: list[str | None]
     matrix: Floats
     row_of: dict[str, int] = field(init=False)
-    index: object = None
+    index: Any = None
 
     def __post_init__(self) -> None:
         self.row_of = {key: row for row, key in enumerate(self.keys)}
@@ -54,11 +55,12 @@ class Space:
             made = Index(ndim=self.matrix.shape[1], metric="ip", dtype="f32")
             made.add(np.arange(len(self.keys)), self.matrix)
             self.index = made
-        found = self.index.search(self.matrix[rows], k + 1)  # type: ignore[attr-defined]
+        found = self.index.search(self.matrix[rows], k + 1)
         nearest = np.empty((len(rows), k), dtype=np.int64)
         scores = np.empty((len(rows), k), dtype=np.float32)
         for place, row in enumerate(rows):
-            others = [(int(key), 1.0 - float(d)) for key, d in _pairs(found, place) if int(key) != row][:k]
+            match = found[place] if len(rows) > 1 else found  # one row's matches are no batch
+            others = [(int(key), 1.0 - float(d)) for key, d in _pairs(match) if int(key) != row][:k]
             nearest[place] = [key for key, _ in others]
             scores[place] = [score for _, score in others]
         return nearest, scores
@@ -108,19 +110,24 @@ class NeighboursJob:
 
     async def select(self, claim: Claim) -> list[str]:
         """The keys of the entities whose neighbours are, or may be, others than those that are stored."""
-        gone = set(await self._archive.drop_orphans(self._spec.archive, self.model))
+        await self._archive.drop_orphans(self._spec.archive, self.model)
         space = await self._spaces.load(claim.run_id, self._spec.archive, self.model)
         if claim.force and claim.source["kind"] != "refresh":
             return space.keys
-        changed = {key for key, run in zip(space.keys, space.runs, strict=True) if run == claim.run_id}
         only_asked = claim.source["kind"] in ("refresh", "replay")
+        changed = {key for key, run in zip(space.keys, space.runs, strict=True) if run == claim.run_id}
         if only_asked:
             changed |= set(claim.source["keys"]) & space.row_of.keys()
-        elif len(changed) > SELECT_UP_TO * len(space.keys):
-            return space.keys
-        kth = np.full(len(space.keys), -np.inf, dtype=np.float32)
+        else:
+            # Also what runs embedded that were cancelled since, or are another variant's.
+            last = await self._archive.last_settled_run(claim.feature, claim.variant, claim.variant_version)
+            changed |= {key for key, run in zip(space.keys, space.runs, strict=True) if (run or "") > last}
+            if len(changed) > SELECT_UP_TO * len(space.keys):
+                return space.keys
+        unchanged = space.row_of.keys() - changed
+        # -inf: to be compared in any case. That others have no result, or an old one, is not asked.
+        kth = np.full(len(space.keys), np.inf if only_asked else -np.inf, dtype=np.float32)
         after = ""
-        touched = changed | gone
         while page := await self._results.outputs_of(
             claim.feature, claim.variant, claim.variant_version, after, PAGE
         ):
@@ -128,12 +135,11 @@ class NeighboursJob:
             for key, digest, output in page:
                 row = space.row_of.get(key)
                 similar = output.get("similar", [])
-                if row is None or space.hashes[row] != digest or len(similar) < self._of.k:
+                if row is None or space.hashes[row] != digest:
                     continue
-                if not touched.intersection(other["entity_key"] for other in similar):
-                    kth[row] = similar[-1]["score"]
-        if only_asked:
-            kth[kth == -np.inf] = np.inf  # that others have no result, or an old one, is not asked
+                others = {other["entity_key"] for other in similar}
+                holds = len(similar) >= self._of.k and others <= unchanged
+                kth[row] = similar[-1]["score"] if holds else -np.inf
         near = await asyncio.to_thread(_nearer_than, space, sorted(changed), kth)
         return [key for row, key in enumerate(space.keys) if near[row] or key in changed]
 
@@ -221,6 +227,5 @@ def _nearer_than(space: Space, changed: list[str], kth: Floats) -> NDArray[np.bo
     return np.asarray((best >= kth - 1e-4) | (kth == -np.inf))
 
 
-def _pairs(found: object, place: int) -> list[tuple[int, float]]:
-    match = found[place]  # type: ignore[index]
+def _pairs(match: Any) -> list[tuple[int, float]]:
     return list(zip(match.keys.tolist(), match.distances.tolist(), strict=True))
