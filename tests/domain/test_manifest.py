@@ -8,6 +8,7 @@ from trivium.domain.manifest import (
     ApiVariant,
     EdgeVariant,
     PrecomputedVariant,
+    SqlSource,
     check_schema,
     manifest_schema,
     parse_manifest,
@@ -578,3 +579,141 @@ def test_a_version_is_twelve_hex_digits_of_the_content_whatever_its_order() -> N
 @pytest.mark.parametrize("reference", ["http://127.0.0.1:9/schema.json", "file:///etc/hostname"])
 def test_a_schema_looks_nothing_up_outside_itself(reference: str) -> None:
     assert "leads out of the schema" in str(check_schema({"type": "object", "$ref": reference}))
+
+
+COMPUTE = "compute: {neighbours: {model: ticket-triage/1}}"
+
+
+@pytest.mark.parametrize(
+    ("compute", "told"),
+    [
+        ("compute: {}", "give one of neighbours, variants, template, not none"),
+        ("compute: {variants: [edge-v1], template: {label: x}}", "not variants and template"),
+        (
+            "compute: {neighbours: {model: m/1}, variants: [edge-v1], template: {}}",
+            "not neighbours and variants and template",
+        ),
+        ("compute: {template: {label: x}, batch_api: true}", "batch_api goes with variants"),
+        ("compute: {neighbours: {model: m/1}, batch_api: true}", "batch_api goes with variants"),
+    ],
+)
+def test_a_result_is_computed_in_exactly_one_way(compute: str, told: str) -> None:
+    text = _with((COMPUTE, compute))
+    (fault,) = _faults(text)
+    assert fault.startswith(_place(text, "compute:", "variants.stored-v1.compute"))
+    assert told in fault
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [
+        "compute: {variants: [edge-v1, llm-v1]}",
+        "compute: {variants: [llm-v1, edge-v1], batch_api: true}",
+        "compute: {template: {label: {$input: text}}}",
+        "compute: {template: {}}",
+        "compute: {neighbours: {model: m/1, k: 100}}",
+    ],
+)
+def test_each_way_to_compute_reads(compute: str) -> None:
+    stored = parse_manifest(_with((COMPUTE, compute)), "f").variants["stored-v1"]
+    assert isinstance(stored, PrecomputedVariant)
+
+
+@pytest.mark.parametrize(
+    ("compute", "field", "told"),
+    [
+        ("compute: {variants: []}", "compute.variants", "at least 1 item"),
+        ("compute: {neighbours: {model: m/1, k: 0}}", "compute.neighbours.k", "greater than or equal to 1"),
+        ("compute: {neighbours: {model: m/1, k: 101}}", "compute.neighbours.k", "less than or equal to 100"),
+        ("compute: {variants: [edge-v9]}", "compute.variants.0", "'edge-v9' is not a variant; there are"),
+        (
+            "compute: {variants: [edge-v1, stored-v1]}",
+            "compute.variants.1",
+            "'stored-v1' is precomputed itself; name an edge or an api variant",
+        ),
+        (
+            "compute: {variants: [edge-v1, llm-v1], batch_api: true}",
+            "compute.variants.0",
+            "'edge-v1' has no vendor with a batch API; name an api variant",
+        ),
+    ],
+)
+def test_what_is_computed_with_is_there_and_fits(compute: str, field: str, told: str) -> None:
+    text = _with((COMPUTE, compute))
+    (fault,) = _faults(text)
+    assert fault.startswith(_place(text, "compute:", f"variants.stored-v1.{field}"))
+    assert told in fault
+
+
+@pytest.mark.parametrize(
+    ("cron", "told"),
+    [
+        ("'* * * *'", "not a cron expression"),
+        ("'61 * * * *'", "not a cron expression"),
+        ("every night", "not a cron expression"),
+        ("''", "not a cron expression"),
+        ("'0 0 30 2 *'", "not a cron expression"),
+        ("'0 0 31 4,6 *'", "not a cron expression"),
+        ("7", "valid string"),
+    ],
+)
+def test_a_schedule_that_is_none_is_told(cron: str, told: str) -> None:
+    text = _with((COMPUTE, f"{COMPUTE}\n    source: rows.jsonl\n    schedule: {{cron: {cron}}}"))
+    (fault,) = _faults(text)
+    assert fault.startswith(_place(text, "schedule:", "variants.stored-v1.schedule.cron"))
+    assert told in fault
+
+
+def test_a_schedule_needs_a_source_to_run_over() -> None:
+    text = _with((COMPUTE, f"{COMPUTE}\n    schedule: {{cron: '0 3 * * *'}}"))
+    (fault,) = _faults(text)
+    assert fault.startswith(_place(text, "schedule:", "variants.stored-v1.schedule"))
+    assert "needs a source" in fault
+
+
+@pytest.mark.parametrize("overlap", ["skip", "queue"])
+@pytest.mark.parametrize("cron", ["'0 3 * * *'", "'*/5 8-18 * * MON-FRI'", "'0 0 29 2 *'"])
+def test_a_schedule_reads(cron: str, overlap: str) -> None:
+    added = f"\n    source: rows.jsonl\n    schedule: {{cron: {cron}, overlap: {overlap}}}"
+    stored = parse_manifest(_with((COMPUTE, COMPUTE + added)), "f").variants["stored-v1"]
+    assert isinstance(stored, PrecomputedVariant) and stored.schedule
+    assert (f"'{stored.schedule.cron}'", stored.schedule.overlap) == (cron, overlap)
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["rows.jsonl", "s3://bucket/rows.csv.gz", "{sql: SELECT id FROM ticket, connection: crm}"],
+    ids=["file", "url", "query"],
+)
+def test_a_source_is_a_file_a_url_or_a_query(source: str) -> None:
+    stored = parse_manifest(_with((COMPUTE, f"{COMPUTE}\n    source: {source}")), "f").variants["stored-v1"]
+    assert isinstance(stored, PrecomputedVariant)
+    assert isinstance(stored.source, SqlSource) == source.startswith("{")
+
+
+@pytest.mark.parametrize(
+    "source", ["{sql: SELECT 1}", "{sql: SELECT 1, connection: CRM}", "{connection: crm}", "7", "[a, b]"]
+)
+def test_a_source_that_is_none_of_them_is_told_in_its_line(source: str) -> None:
+    text = _with((COMPUTE, f"{COMPUTE}\n    source: {source}"))
+    faults = _faults(text)
+    place = _place(text, "source:", "variants.stored-v1.source").removesuffix(": ")
+    assert all(fault.startswith(place) for fault in faults)
+
+
+@pytest.mark.parametrize(
+    ("line", "field"),
+    [
+        ("chunk_rows: 0", "chunk_rows"),
+        ("chunk_rows: 10001", "chunk_rows"),
+        ("max_error_ratio: 1.1", "max_error_ratio"),
+        ("max_error_ratio: -0.1", "max_error_ratio"),
+        ("max_cost_usd: 0", "max_cost_usd"),
+        ("schedule: {cron: '0 3 * * *', overlap: refuse}", "schedule.overlap"),
+        ("key_field: 7", "key_field"),
+    ],
+)
+def test_a_limit_of_a_run_that_is_out_of_bounds_is_told(line: str, field: str) -> None:
+    text = _with((COMPUTE, f"{COMPUTE}\n    {line}"))
+    (fault,) = _faults(text)
+    assert fault.startswith(_place(text, line, f"variants.stored-v1.{field}"))

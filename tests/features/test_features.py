@@ -439,3 +439,100 @@ def test_a_fault_does_not_repeat_a_long_input_whole(folder: Path) -> None:
     with pytest.raises(InvalidInput) as caught:
         _load(folder).check_input({"text": "x" * 100_000})
     assert len(caught.value.detail) < 1_000
+
+
+# Variants that are computed with others
+
+
+NEIGHBOURS = "    compute: {neighbours: {model: triage/1, k: 5}}\n"
+WITH_OTHERS = "    compute: {variants: [edge-v1, llm-v1]}\n"
+
+
+@pytest.fixture
+def composed(folder: Path) -> Path:
+    """The feature, whose stored results come from its other variants."""
+    _change(folder, (NEIGHBOURS, WITH_OTHERS))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "changes"),
+    [
+        pytest.param(_replace(("min_confidence: 0.5", "min_confidence: 0.6")), True, id="edge parameter"),
+        pytest.param(_replace(("model: triage/1, min", "model: triage/2, min")), True, id="edge model"),
+        pytest.param(_rewrite("prompts/triage.md", "## user\n{{ text }}!\n"), True, id="prompt"),
+        pytest.param(_rewrite("schemas/labels.json", '{"minProperties": 1}'), True, id="response schema"),
+        pytest.param(_replace(("[edge-v1, llm-v1]}", "[llm-v1, edge-v1]}")), True, id="order"),
+        pytest.param(_replace(("[edge-v1, llm-v1]}", "[edge-v1]}")), True, id="one fewer"),
+        pytest.param(_rewrite("prompts/other.md", "## user\nAgain\n"), False, id="prompt of another"),
+        pytest.param(_rename("prompts/triage.md", "prompts/sort.md"), False, id="name of the prompt's file"),
+    ],
+)
+def test_a_stored_result_is_of_another_version_when_what_it_is_computed_with_is(
+    composed: Path, change: Callable[[Path], None], changes: bool
+) -> None:
+    before = _versions(composed)["stored-v1"]
+    change(composed)
+    assert (_versions(composed)["stored-v1"] != before) is changes
+
+
+def test_variants_may_stand_in_any_order_in_the_manifest(composed: Path) -> None:
+    before = _versions(composed)
+    text = (composed / "feature.yaml").read_text()
+    start, end = text.index("  stored-v1:"), text.index("serve:")
+    stored = text[start:end]
+    moved = text.replace(stored, "").replace("variants:\n", f"variants:\n{stored}", 1)
+    (composed / "feature.yaml").write_text(moved)
+    assert _versions(composed) == before
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "chunk_rows: 7",
+        "max_error_ratio: 0.9",
+        "max_cost_usd: 5",
+        "schedule: {cron: '0 3 * * *', overlap: queue}",
+        "max_age_s: 60",
+        "hard_max_age_s: 900000",
+        "timeout_ms: 100",
+    ],
+)
+def test_when_and_within_what_bounds_a_run_works_is_no_part_of_a_version(composed: Path, line: str) -> None:
+    before = _versions(composed)
+    _change(composed, (WITH_OTHERS, f"{WITH_OTHERS}    {line}\n"))
+    assert _versions(composed) == before
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["s3://bucket/rows.jsonl.gz", "{sql: 'SELECT id, text FROM ticket', connection: crm}"],
+    ids=["url", "query"],
+)
+def test_where_records_come_from_is_no_part_of_a_version_and_no_file_to_be_there(
+    composed: Path, source: str
+) -> None:
+    before = _versions(composed)
+    _change(composed, ("source: archive.jsonl", f"source: {source}"))
+    assert _versions(composed) == before
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("archive: tickets", "archive: mails"),
+        (WITH_OTHERS, f"{WITH_OTHERS}    key_field: ticket\n"),
+        (WITH_OTHERS, "    compute: {template: {label: {$input: text}}}\n"),
+    ],
+    ids=["archive", "key field", "way to compute"],
+)
+def test_what_is_computed_from_and_how_is_part_of_a_version(composed: Path, old: str, new: str) -> None:
+    before = _versions(composed)["stored-v1"]
+    _change(composed, (old, new))
+    assert _versions(composed)["stored-v1"] != before
+
+
+def test_a_record_is_what_the_input_schema_names(folder: Path) -> None:
+    feature = _load(folder)
+    assert feature.record_of({"lang": "de", "id": "1", "text": "x", "more": 1}) == {"text": "x", "lang": "de"}
+    assert feature.record_of({"more": 1}) == {}

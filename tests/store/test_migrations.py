@@ -1,16 +1,20 @@
 import asyncio
+import json
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic import command
 from sqlalchemy import inspect, text
 
+from support.ledger import ARCHIVE, Ledger, dead_of
 from support.postgres import Postgres
 from trivium.store.engine import Database, alembic_config, migrate
 from trivium.store.keys import KeyRepository
+from trivium.store.results import Refresh, ResultRepository
 from trivium.store.tables import metadata
 
 OpenDatabase = Callable[[str], Database]
@@ -140,3 +144,142 @@ async def test_what_is_stored_survives_the_second_migration_forth_and_back(
     assert len(await _rows(empty, "SELECT id FROM precompute_run")) == 3
     await _move(empty, command.upgrade, "head")
     await asyncio.to_thread(command.check, alembic_config(empty.url))
+
+
+async def test_inferences_outputs_and_vectors_keep_every_value_through_both_migrations(
+    empty: Database,
+) -> None:
+    await _move(empty, command.upgrade, "0001")
+    output = {"label": "naïve 🙂", "deep": [None, 1.5, {"a": "\\\"'"}]}
+    raw = bytes(range(256))
+    inference = {
+        "id": "i-1",
+        "feature": "f",
+        "arm": "treatment",
+        "subject_id": "u",
+        "key_id": "k",
+        "entity_key": None,
+        "input": json.dumps({"text": "x"}),
+        "output": json.dumps(output),
+        "step": "s",
+        "pattern": "edge",
+        "variant": "v1",
+        "version": "abc",
+        "model": None,
+        "degraded": False,
+        "fallback_reason": None,
+        "confidence": 0.75,
+        "stale": True,
+        "stale_reason": "age",
+        "age_s": 7.5,
+        "usage": json.dumps({"input_tokens": 3}),
+        "cost_usd": None,
+        "latency_ms": 1.5,
+        "deadline_ms": 100,
+        "created_at": 1234567890.123456,
+    }
+    result = {
+        "feature": "f",
+        "entity_key": "ä 🙂",
+        "output": json.dumps(output),
+        "input_hash": "h",
+        "variant": "v1",
+        "variant_version": "abc",
+        "computed_at": 1234567890.654321,
+        "run_id": "r-1",
+    }
+    run = {
+        "id": "r-1",
+        "feature": "f",
+        "variant": "v1",
+        "variant_version": "abc",
+        "state": "running",
+        "phase": "compare",
+        "entities": 2,
+        "error": None,
+        "created_at": 1.5,
+        "finished_at": None,
+    }
+    chunk = {
+        "id": "c-1",
+        "run_id": "r-1",
+        "phase": "compare",
+        "first_key": "a",
+        "last_key": "b",
+        "size": 2,
+        "state": "leased",
+        "token": 1,
+        "lease_until": 2.5,
+        "failures": 0,
+        "error": None,
+    }
+    vector = {"archive": "t", "entity_key": "a", "model": "m", "input_hash": "h", "vector": raw}
+    given: dict[str, dict[str, Any]] = {
+        "inference": inference,
+        "precomputed_result": result,
+        "precompute_run": run,
+        "precompute_chunk": chunk,
+        "archive_embedding": vector,
+    }
+    async with empty.transaction() as connection:
+        for table, row in given.items():
+            values = ", ".join(_value(empty, name) for name in row)
+            await connection.execute(text(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({values})"), row)
+
+    async def kept(table: str) -> dict[str, Any]:
+        async with empty.transaction() as connection:
+            (found,) = (await connection.execute(text(f"SELECT * FROM {table}"))).mappings()
+        return {
+            name: json.loads(found[name]) if name in _JSON and isinstance(found[name], str) else found[name]
+            for name in given[table]
+        }
+
+    before = {table: await kept(table) for table in given}
+    for move, to in ((command.upgrade, "0002"), (command.downgrade, "0001"), (command.upgrade, "head")):
+        await _move(empty, move, to)
+        for table in ("inference", "precomputed_result", "archive_embedding"):
+            assert await kept(table) == before[table], (table, to)
+        assert await _rows(empty, "SELECT id FROM precompute_chunk") == [], (
+            "runs under way are not taken over"
+        )
+    assert before["inference"]["output"] == before["precomputed_result"]["output"] == output
+    assert before["archive_embedding"]["vector"] == raw
+    assert await _rows(empty, "SELECT status FROM inference") == [("done",)]
+    assert await _rows(empty, "SELECT state, created_at FROM precompute_run") == [("failed", 1.5)]
+    none = "SELECT confidence, model, cost_usd FROM precomputed_result"
+    assert await _rows(empty, none) == [(None, None, None)]
+
+
+async def test_runs_of_every_state_and_what_is_new_survive_a_downgrade_as_far_as_it_knows_them(
+    empty: Database,
+) -> None:
+    await migrate(empty)
+    ledger = Ledger(empty)
+    done = await ledger.start(2, 1)
+    first, second = await ledger.claim_all()
+    await ledger.finish(first)
+    await ledger.finish(second, dead_of(second.keys))
+    running = await ledger.start(2, 1)
+    await ledger.claim()
+    queued = await ledger.start(1, 1, overlap="queue")
+    await ResultRepository(empty).ask([Refresh("triage", "stored", "K-00000", "age")])
+    await _move(empty, command.downgrade, "0001")
+    found = await _rows(empty, "SELECT id, state, entities, phase FROM precompute_run ORDER BY id")
+    assert found == [
+        (done, "failed", 2, "compare"),
+        (running, "failed", 0, "compare"),
+        (queued, "failed", 0, "compare"),
+    ]
+    assert await _rows(empty, "SELECT entity_key, variant FROM precomputed_result") == [("K-00000", "stored")]
+    await _move(empty, command.upgrade, "head")
+    assert {row[0] for row in await _rows(empty, "SELECT state FROM precompute_run")} == {"failed"}
+    (one,) = await ResultRepository(empty).find("triage", "stored", ARCHIVE, ["K-00000"])
+    assert (one.output, one.input_hash == one.current_input_hash) == ({"label": "x"}, True)
+    assert not (await ledger.progress(await ledger.start(1, 1))).ended, "the ledger works on"
+
+
+_JSON = ("input", "output", "usage")
+
+
+def _value(database: Database, name: str) -> str:
+    return f"CAST(:{name} AS JSONB)" if name in _JSON and not database.is_sqlite else f":{name}"
