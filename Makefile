@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint lock docs proto train load-test soak bench-start bench-patterns bench-edge bench-batching bench-precompute bench-peers clean
+.PHONY: help setup run test lint lock docs proto train load-test soak soak-gateway bench-start bench-patterns bench-edge bench-batching bench-precompute bench-gateway bench-peers clean
 
 help: ## List every target
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ load-test: setup ## Find the edge model's knee: make load-test ARGS="--url … -
 soak: setup ## 200,000 requests of mixed lengths; memory must stay flat
 	@.venv/bin/python scripts/soak.py $(ARGS)
 
+soak-gateway: setup ## 500,000 chats through one gateway, with broken providers; nothing may grow
+	@.venv/bin/python scripts/soak_gateway.py $(ARGS)
+
 bench-start: ## Time the first and later starts, from a fresh clone with empty caches
 	@scripts/bench-start
 
@@ -60,6 +63,9 @@ bench-batching: setup ## What batching gains on this CPU, and what it does to th
 
 bench-precompute: setup ## Whole runs of pre-computation: make bench-precompute ARGS=ledger
 	@.venv/bin/python scripts/bench_precompute.py $(ARGS)
+
+bench-gateway: setup ## Our OpenAI-compatible endpoint beside a bare pass-through and other gateways
+	@.venv/bin/python scripts/bench_gateway.py $(ARGS)
 
 bench-peers: setup ## Install MLServer, a transformers service and infinity for bench-edge
 	@scripts/setup-peers

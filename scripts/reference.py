@@ -1,4 +1,4 @@
-"""Writes docs/reference.md, docs/openapi/*.json and docs/feature.schema.json from the code (`make docs`)."""
+"""Writes docs/reference.md, docs/openapi/*.json and docs/*.schema.json from the code (`make docs`)."""
 
 import json
 import re
@@ -18,12 +18,14 @@ from gateway.app import create_app as gateway_app
 from gateway.settings import GatewaySettings
 from trivium import errors
 from trivium.domain.manifest import manifest_schema
+from trivium.domain.route import routes_schema
 from trivium.settings import Settings, StoreSettings
 
 DOCS = Path(__file__).parents[1] / "docs"
 COMMANDS = (
     *("up", "features check", "features schema", "keys create", "keys list", "keys revoke"),
     *("data import", "precompute", "results list", "results prune"),
+    *("prompt render", "prompt list", "costs"),
     *("train", "load", "db upgrade", "db check"),
 )
 
@@ -34,6 +36,7 @@ def build() -> dict[str, str]:
     apis = {name: app.openapi() for name, app in apps.items()}
     documents = {f"openapi/{name}.json": _json(api) for name, api in apis.items()}
     documents["feature.schema.json"] = _json(manifest_schema())
+    documents["routes.schema.json"] = _json(routes_schema())
     documents["reference.md"] = "\n".join(
         [
             "# Reference",

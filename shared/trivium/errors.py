@@ -10,6 +10,7 @@ TriviumError                      500  internal
 ├── TooLarge                      413  too_large
 ├── UnsupportedMediaType          415  unsupported_media_type
 ├── Conflict                      409  conflict
+├── LimitReached                  429  limit_reached      a limit of the caller's own key
 ├── Unavailable                   503  unavailable
 ├── ConfigurationError            500  configuration
 │   ├── ManifestError             500  manifest
@@ -20,7 +21,13 @@ TriviumError                      500  internal
     ├── Overloaded                503  overloaded
     ├── ConnectionFailed          502  connection
     ├── ProviderError             502  provider_error
+    ├── TargetBusy                503  busy               our own cap on concurrent calls
+    ├── AccessDenied              502  access_denied
     ├── RequestRefused            502  refused            the provider says the request is invalid
+    │   ├── ContextOverflow       502  context_overflow
+    │   ├── PolicyRefused         502  policy_refused
+    │   └── ParameterUnsupported  502  parameter_unsupported
+    ├── Diverged                  502  diverged           a rescued stream went on otherwise
     ├── SchemaViolation           502  schema_violation
     ├── LowConfidence             502  low_confidence
     ├── OutOfScope                502  out_of_scope
@@ -135,6 +142,14 @@ class Conflict(TriviumError):
     title = "Conflict"
 
 
+class LimitReached(TriviumError):
+    """The caller's key has used up its requests, its tokens or its budget."""
+
+    status = 429
+    code = "limit_reached"
+    title = "Limit of the key reached"
+
+
 class Unavailable(TriviumError):
     """Something that the request cannot do without is away."""
 
@@ -234,11 +249,57 @@ class RequestRefused(StepError):
     title = "Refused by the provider"
 
 
+class ContextOverflow(RequestRefused):
+    """The request is longer than the model's context; a larger model may take it."""
+
+    code = "context_overflow"
+    title = "Longer than the model's context"
+
+
+class PolicyRefused(RequestRefused):
+    """The model, or its vendor's policy, declined to answer."""
+
+    code = "policy_refused"
+    title = "Declined by the model"
+
+
+class ParameterUnsupported(RequestRefused):
+    """This provider has no such parameter; another may."""
+
+    code = "parameter_unsupported"
+    title = "Parameter not supported by the provider"
+
+
+class AccessDenied(StepError):
+    """The target does not admit us: its key, a permission or the model is wrong."""
+
+    code = "access_denied"
+    title = "Target does not admit us"
+    counts = True
+
+
+class TargetBusy(StepError):
+    """As many calls to the target as its cap allows are under way, and none ended in time."""
+
+    status = 503
+    code = "busy"
+    title = "Target busy"
+
+
+class Diverged(StepError):
+    """A stream that should go on where another broke said something else."""
+
+    code = "diverged"
+    title = "Rescued stream diverged"
+
+
 class SchemaViolation(StepError):
     """The answer does not match the feature's output schema."""
 
     code = "schema_violation"
     title = "Output does not match the schema"
+    answered: str | None = None
+    """What the model said, where it can be asked to put it right."""
 
 
 class LowConfidence(StepError):

@@ -11,6 +11,7 @@ import structlog
 
 from trivium.domain.fallback import fill_static
 from trivium.domain.manifest import (
+    HANDLING,
     OPERATION,
     ApiVariant,
     Manifest,
@@ -21,6 +22,7 @@ from trivium.domain.manifest import (
     validator_of,
     variant_version,
 )
+from trivium.domain.recording import Keeping, Recording, Redactor
 from trivium.errors import FieldFault, InvalidInput, ManifestError, NotFound, SchemaViolation
 from trivium.located_yaml import Fault, load_located
 from trivium.located_yaml import Path as Place
@@ -49,6 +51,7 @@ class Feature:
     variants: dict[str, LoadedVariant]
     input_validator: jsonschema_rs.Validator
     output_validator: jsonschema_rs.Validator
+    keeping: Keeping
 
     @property
     def name(self) -> str:
@@ -86,6 +89,11 @@ class Catalogue:
 
     def __iter__(self) -> Iterator[Feature]:
         return iter(self._features.values())
+
+    def keeping_of(self, name: str) -> Keeping:
+        """What is recorded of a feature; of one that is not there any more, nothing."""
+        feature = self._features.get(name)
+        return feature.keeping if feature else Keeping(Recording(payload="none"))
 
     def get(self, name: str) -> Feature:
         """The feature, or NotFound with the names that there are."""
@@ -146,6 +154,7 @@ def load_feature(source: Path) -> Feature:
         variants,
         validator_of(manifest.input),
         validator_of(manifest.output),
+        Keeping(manifest.recording, Redactor(manifest.input), Redactor(manifest.output)),
     )
     faults += _check(feature)
     if faults:
@@ -182,7 +191,8 @@ def _load_variant(
 ) -> LoadedVariant:
     here = ("variants", name)
     # What a file says is content; where it lies is not, nor is when and how a result is made.
-    left_out = {"prompt", "response_schema", *(OPERATION if isinstance(spec, PrecomputedVariant) else ())}
+    operation = OPERATION if isinstance(spec, PrecomputedVariant) else ()
+    left_out = {"prompt", "response_schema", *HANDLING, *operation}
     parameters = spec.model_dump(mode="json", exclude=left_out)
     content: dict[str, Any] = {"variant": parameters, "output": manifest.output}
     prompt = None

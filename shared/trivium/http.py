@@ -1,12 +1,22 @@
 """What HTTP clients and services share."""
 
+import math
+import time
+from email.utils import parsedate_to_datetime
+
 DEADLINE_HEADER = "X-Deadline-Ms"
-"""Milliseconds that a call to the edge model has left."""
+"""Milliseconds that a call has left."""
 
 
 def seconds_of(retry_after: str | None) -> float | None:
-    """Seconds of a `Retry-After`; a date or nonsense counts as absent."""
-    try:
-        return max(0.0, float(retry_after)) if retry_after else None
-    except ValueError:
+    """Seconds of a `Retry-After`, a number or a date (RFC 9110, 10.2.3); nonsense counts as absent."""
+    if not retry_after:
         return None
+    try:
+        seconds = float(retry_after)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(retry_after).timestamp() - time.time()
+        except (ValueError, TypeError, OverflowError):
+            return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None

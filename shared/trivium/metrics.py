@@ -11,7 +11,8 @@ _SERVED = ("feature", "variant", "pattern", "outcome")
 
 INFERENCES = Counter(
     "trivium_inferences_total",
-    "Answers; outcome is ok, degraded (a fallback answered), generating (a placeholder) or control.",
+    "Answers; outcome is ok, degraded (a fallback answered), generating (a placeholder), control, failed or "
+    "left (by the caller).",
     _SERVED,
 )
 INFERENCE_LATENCY = Histogram(
@@ -36,7 +37,7 @@ FLAG_EVALUATIONS = Counter(
 )
 TOKENS = Counter(
     "trivium_tokens_total",
-    "Tokens by kind: input, cached_input, output.",
+    "Tokens by kind: input (cached_input and cache_write are part of it), output (reasoning is part of it).",
     ("feature", "variant", "model", "kind"),
 )
 COST_USD = Counter(
@@ -46,6 +47,33 @@ UNPRICED = Counter(
     "trivium_unpriced_attempts_total",
     "Attempts whose price is unknown; their cost is null, not 0.",
     ("feature", "variant", "model"),
+)
+LIMITS_LOCAL = Counter(
+    "trivium_limits_local_total", "Requests admitted by this process's own bound, because Redis was away."
+)
+LIMITS_REDIS_UP = Gauge("trivium_limits_redis_up", "1 while Redis answers for budgets, limits and the cache.")
+BUDGET_USED = Gauge("trivium_budget_used_ratio", "Of a month's budget, 0 to 1 and beyond.", ("bucket",))
+CACHE = Counter(
+    "trivium_cache_total", "Look-ups of kept answers, by outcome: hit, miss, away.", ("feature", "outcome")
+)
+TASKS = Gauge("trivium_tasks", "Tasks of the gateway's event loop.")
+CHAT_REQUESTS = Counter(
+    "trivium_chat_requests_total", "Requests to /v1/chat/completions and /v1/models by status.", ("status",)
+)
+ROUTES_RELOADED = Counter(
+    "trivium_routes_reloaded_total",
+    "Times that routes.yaml was read anew, by result: ok, refused.",
+    ("result",),
+)
+CASCADES = Counter(
+    "trivium_cascades_total",
+    "Abstentions that were handed on by design, by reason.",
+    ("feature", "variant", "reason"),
+)
+CASCADE_SAVED_USD = Counter(
+    "trivium_cascade_saved_usd_total",
+    "What the next step would have cost for what the first answered, by its mean cost so far.",
+    ("feature",),
 )
 FEEDBACK = Counter("trivium_feedback_total", "Feedback events taken.", ("kind",))
 QUEUE_DEPTH = Gauge("trivium_queue_depth", "What waits, by queue: journal, chunks, edge.", ("queue",))

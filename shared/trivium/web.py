@@ -4,6 +4,7 @@ import asyncio
 import gc
 import hmac
 import re
+import sys
 from base64 import b64decode
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import suppress
@@ -20,6 +21,7 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -31,6 +33,7 @@ log = structlog.get_logger()
 PROBLEM_JSON = "application/problem+json"
 _HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
 DRAIN_S = 2.0
+SWITCH_S = 0.0005
 MAX_DEPTH = 100
 _STRINGS = re.compile(rb'"(?:[^"\\\\]|\\\\.)*"', re.DOTALL)
 _BRACKETS = re.compile(rb"[\[\]{}]")
@@ -160,13 +163,14 @@ class StrictRoute(APIRoute):
                 raw = await own.body()
             except ClientDisconnect:
                 return Response(status_code=400)  # nobody hears it
-            _refuse_unstorable(raw)
+            refuse_unstorable(raw)
             return await handle(own)
 
         return strict
 
 
-def _refuse_unstorable(raw: bytes) -> None:
+def refuse_unstorable(raw: bytes) -> None:
+    """Raises InvalidRequest for null characters, MalformedBody for nesting beyond reason."""
     # Brackets within strings count too: no honest body comes near the limit.
     if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _depth(raw) > MAX_DEPTH:
         raise MalformedBody(f"The body is nested more than {MAX_DEPTH} levels deep")
@@ -262,11 +266,21 @@ async def _drain(receive: Receive) -> None:
             return
 
 
-def add_middleware(app: FastAPI, settings: Settings, streamed: re.Pattern[str] | None = None) -> None:
-    """Error answers, metrics, the body limit and the request id, each seeing what it must."""
+def add_middleware(
+    app: FastAPI,
+    settings: Settings,
+    streamed: re.Pattern[str] | None = None,
+    inner: Middleware | None = None,
+) -> None:
+    """Error answers, metrics, the body limit and the request id, each seeing what it must.
+
+    `inner` stands behind the request id, and before the others.
+    """
     answer_errors(app)
     instrument(app)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, streamed=streamed)
+    if inner:
+        app.add_middleware(inner.cls, *inner.args, **inner.kwargs)
     app.add_middleware(RequestContext)
 
 
@@ -321,6 +335,8 @@ def _collect_less_often() -> None:
 def run_server(factory: Callable[[], FastAPI], settings: Settings, service: str) -> None:
     """Serves until SIGTERM or SIGINT, then drains what is under way for up to ten seconds."""
     configure_logging(settings, service)
+    # SQLite's thread lets go of the interpreter for every row, and would wait this long to have it back.
+    sys.setswitchinterval(SWITCH_S)
     uvicorn.run(
         Started(factory()),
         host=settings.host,

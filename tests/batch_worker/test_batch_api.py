@@ -21,17 +21,17 @@ from batch_worker.jobs.neighbours import Spaces
 from batch_worker.keeper import Keeper
 from batch_worker.settings import WorkerSettings
 from support.vendor import KEY, Answer, Fault, Refusal, Vendor
-from trivium.domain.fallback import Breakers
-from trivium.edge import EdgeClient
+from trivium.domain.breaker import Breakers
 from trivium.features import Feature, load_catalogue
-from trivium.llm.settings import ProviderSettings
-from trivium.patterns.steps import Backends, make_batch_providers, make_providers
+from trivium.llm.settings import BackendSettings
+from trivium.patterns.steps import make_backends, make_batch_providers
 from trivium.precompute.importing import Importer
 from trivium.precompute.starting import new_run, precomputed_variant
 from trivium.store.archive import ArchiveRepository
 from trivium.store.chunks import ChunkRepository
 from trivium.store.engine import Database
 from trivium.store.results import Refresh, ResultRepository
+from trivium.store.retention import RetentionRepository
 from trivium.store.runs import RunProgress, RunRepository
 from trivium.store.tables import dead_item, precompute_chunk, precomputed_result
 
@@ -113,7 +113,9 @@ variants:
 """
     manifest.write_text(manifest.read_text().replace("\nvariants:\n", added, 1))
     async with Vendor() as vendor, aiohttp.ClientSession() as session:
-        settings = ProviderSettings(
+        settings = BackendSettings(
+            features_dir=features,
+            edge_url="http://127.0.0.1:9",
             openai_base_url=vendor.openai_url,
             anthropic_base_url=vendor.url,
             TRIVIUM_OPENAI_API_KEY=SecretStr(KEY) if name == "openai" else None,
@@ -122,14 +124,13 @@ variants:
         catalogue = load_catalogue(features)
         runs, chunks = RunRepository(database), ChunkRepository(database)
         archive, results = ArchiveRepository(database), ResultRepository(database)
-        backends = Backends(
-            make_providers(settings, session), EdgeClient("http://127.0.0.1:9", "", session), results, None
-        )
+        backends = make_backends(settings, session, results)
         vendors = make_batch_providers(settings, session)
         jobs = JobFactory(catalogue, backends, Breakers(), archive, Spaces(archive), 4, vendors, chunks, 60.0)
         imports = Imports(WorkerSettings(), archive, Importer(database, chunks, archive))
         worker = ChunkWorker(runs, chunks, archive, results, jobs, imports, 30.0, "test")
-        keeper = Keeper(catalogue, runs, results, chunks, vendors)
+        retention = RetentionRepository(database)
+        keeper = Keeper(catalogue, runs, results, chunks, vendors, retention, backends.routes)
         feature = catalogue.get("ticket-triage")
         yield Bench(name, vendor, database, feature, runs, chunks, worker, keeper, tmp_path)
 

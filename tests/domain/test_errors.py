@@ -64,5 +64,5 @@ def test_only_what_the_target_may_do_better_next_time_is_retried(cls: type[StepE
 
 @pytest.mark.parametrize("cls", [cls for cls in _CLASSES if issubclass(cls, StepError)])
 def test_the_breaker_counts_failures_of_the_target_and_not_of_the_question(cls: type[StepError]) -> None:
-    failures = {"timeout", "rate_limited", "overloaded", "connection", "provider_error"}
+    failures = {"timeout", "rate_limited", "overloaded", "connection", "provider_error", "access_denied"}
     assert cls.counts is (cls.code in failures)

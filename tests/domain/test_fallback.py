@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from trivium.domain.breaker import Breaker, Breakers, breaker_of
 from trivium.domain.fallback import (
-    Breaker,
-    Breakers,
     ChainResult,
+    Conduct,
     Deadline,
     Step,
     fill_static,
@@ -22,6 +22,7 @@ from trivium.domain.inference import Question, ServedBy, StepAnswer, Usage
 from trivium.errors import (
     BudgetExhausted,
     ConnectionFailed,
+    ContextOverflow,
     LowConfidence,
     Overloaded,
     ProviderError,
@@ -79,7 +80,9 @@ async def _silent(question: Question, seconds: float) -> StepAnswer:
     raise AssertionError("nobody waits that long")
 
 
-def _step(ask: Ask, name: str = "first", *, retries: int = 0, timeout_s: float | None = None) -> Step:
+def _step(
+    ask: Ask, name: str = "first", *, retries: int = 0, timeout_s: float | None = None
+) -> Step[Question, StepAnswer]:
     return Step(ServedBy(name, "api", name, "v1", name), name, ask, retries, timeout_s)
 
 
@@ -88,7 +91,9 @@ def _labels_only(output: dict[str, Any]) -> None:
         raise SchemaViolation(f"label is missing from {output}")
 
 
-async def _run(*steps: Step, ms: float = 2_000, breakers: Breakers | None = None) -> ChainResult:
+async def _run(
+    *steps: Step[Question, StepAnswer], ms: float = 2_000, breakers: Breakers | None = None
+) -> ChainResult:
     return await run_chain(
         [*steps, STATIC], QUESTION, Deadline.after_ms(ms), breakers or Breakers(), _labels_only
     )
@@ -564,7 +569,9 @@ def test_a_breaker_stays_open_for_what_the_target_asked_but_not_for_ever() -> No
     assert not breaker.admit()
     clock.now += 0.2
     _call(breaker, ok=False, retry_after_s=86_400.0)
-    clock.now += 30.1
+    clock.now += 59.9
+    assert not breaker.admit()
+    clock.now += 0.2
     assert breaker.admit()
 
 
@@ -851,3 +858,130 @@ def test_a_sentence_of_280_characters_is_kept_and_a_longer_one_is_cut_at_a_word(
     cut = first_sentence("word " * 100)
     assert cut == "word " * 54 + "word…"
     assert len(first_sentence("a" * 5_000)) == 280
+
+
+def test_an_outage_of_a_minute_costs_a_handful_of_probes_and_ends_within_seconds() -> None:
+    clock = HandClock()
+    breaker = breaker_of("openai/m", lambda target, state: None)
+    breaker.clock = clock
+    asked = 0
+    for _ in range(20):  # one every three seconds
+        admission = breaker.admit()
+        if admission:
+            asked += 1
+            breaker.record(admission, ok=False)
+        clock.now += 3
+    assert asked <= 10
+    for _ in range(4):
+        if admission := breaker.admit():
+            breaker.record(admission, ok=True)
+        clock.now += 3
+    assert breaker.state == 0
+
+
+def test_a_call_costs_the_same_however_many_came_before_it() -> None:
+    clock = HandClock()
+    breaker = Breaker("target", clock, window_s=30.0)
+    for _ in range(20_000):
+        _call(breaker, ok=True)
+        clock.now += 0.01
+    assert len(breaker._slots) <= 102
+    assert breaker._calls == sum(slot[1] for slot in breaker._slots)
+    failures = 0
+    while breaker.state == 0:
+        _call(breaker, ok=False)
+        failures += 1
+    assert 2_900 <= failures <= 3_100  # as many as the window has successes
+
+
+async def test_a_hurried_probe_that_times_out_begins_the_cooling_again() -> None:
+    clock = HandClock()
+    breaker = Breaker("target", clock, min_samples=1, cool_s=2.0)
+    _call(breaker, ok=False)
+    clock.now += 2.1
+    assert breaker.admit(may_probe=False) is None  # who has the time to tell goes first
+    clock.now += 2.0
+    admission = breaker.admit(may_probe=False)
+    assert admission
+    breaker.doubt(admission)
+    assert breaker.admit() is None
+    clock.now += 2.1
+    assert breaker.admit()
+
+
+async def test_a_context_overflow_goes_to_the_next_larger_context() -> None:
+    overflow = ContextOverflow("too long")
+    small, smaller = _script(overflow), _script(_answer("smaller"))
+    large = _script(_answer("large"))
+    steps = [
+        replace(_step(small, "small"), context_tokens=8),
+        replace(_step(smaller, "smaller"), context_tokens=4),
+        replace(_step(large, "large"), context_tokens=16),
+    ]
+    made = await _run(*steps)
+    assert made.answer.output == {"label": "large"}
+    assert not smaller.asked
+
+
+async def test_an_answer_that_does_not_fit_is_put_right_once_if_there_is_time() -> None:
+    told: list[str | None] = []
+
+    async def repair(question: Question, violation: SchemaViolation, seconds: float) -> StepAnswer:
+        told.append(violation.answered)
+        return _answer("right")
+
+    def check(output: dict[str, Any]) -> None:
+        if output["label"] != "right":
+            raise SchemaViolation("not right")
+
+    step = replace(_step(_script(_answer("wrong")), "model"), repair=repair)
+    made = await run_chain([step, STATIC], QUESTION, Deadline.after_ms(1000), Breakers(), check)
+    assert made.answer.output == {"label": "right"}
+    assert made.fallback_reason is None
+    assert told == ['{"label":"wrong"}']
+    assert [a.outcome for a in made.attempts] == ["schema_violation", "ok"]
+
+    async def never_right(question: Question, violation: SchemaViolation, seconds: float) -> StepAnswer:
+        told.append(violation.answered)
+        return _answer("wrong")
+
+    hopeless = replace(step, repair=never_right)
+    made = await run_chain([hopeless, STATIC], QUESTION, Deadline.after_ms(1000), Breakers(), check)
+    assert made.fallback_reason == "schema_violation"
+    assert len(told) == 2
+
+
+async def test_an_abstention_that_is_handed_on_by_design_is_not_degraded() -> None:
+    unsure = replace(_step(_script(LowConfidence("0.2")), "edge"), cascades_on=frozenset({"low_confidence"}))
+    made = await _run(unsure, _step(_script(_answer("from the llm")), "llm"))
+    assert (made.answer.output, made.fallback_reason) == ({"label": "from the llm"}, None)
+    assert made.handed_on_from == "edge"
+    failed = await _run(unsure, _step(_script(ConnectionFailed("gone")), "llm"))
+    assert failed.fallback_reason == "connection"
+    nobody = await _run(unsure)
+    assert nobody.fallback_reason == "low_confidence"
+
+
+async def test_a_budget_that_is_spent_passes_a_step_over_without_asking_it() -> None:
+    async def admit(step: Step[Any, Any]) -> None:
+        if step.target == "paid":
+            raise BudgetExhausted("spent")
+
+    paid, free = _script(_answer("paid")), _script(_answer("free"))
+    steps = [_step(paid, "paid"), _step(free, "free"), STATIC]
+    made = await run_chain(
+        steps, QUESTION, Deadline.after_ms(1000), Breakers(), lambda _: None, Conduct(admit=admit)
+    )
+    assert (made.answer.output, made.fallback_reason) == ({"label": "free"}, "budget_exhausted")
+    assert not paid.asked
+
+
+async def test_attempts_are_bounded_in_all() -> None:
+    scripts = [_script(ConnectionFailed("gone")) for _ in range(4)]
+    steps = [_step(script, f"t{n}", retries=3) for n, script in enumerate(scripts)]
+    conduct = Conduct(max_attempts=5)
+    made = await run_chain(
+        [*steps, STATIC], QUESTION, Deadline.after_ms(3000), Breakers(), lambda _: None, conduct
+    )
+    assert sum(len(script.asked) for script in scripts) == 5
+    assert made.fallback_reason == "connection"

@@ -2,10 +2,10 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from functools import partial
-from typing import Any, TypeVar, get_type_hints
+from typing import Any
 
 import aiohttp
 import anthropic
@@ -19,13 +19,16 @@ from openai.types import Batch, FileObject
 from openai.types.batch_create_params import BatchCreateParams as OpenAIParams
 from openai.types.chat import ChatCompletion
 from openai.types.chat.completion_create_params import CompletionCreateParamsNonStreaming
-from pydantic import BaseModel, TypeAdapter
 
+from support.sdk_types import conforms, strictly
 from support.vendor import KEY, Answer, Fate, Fault, Refusal, Vendor
 from trivium.domain.inference import Usage
 from trivium.errors import (
+    AccessDenied,
     ConnectionFailed,
+    ContextOverflow,
     Overloaded,
+    PolicyRefused,
     ProviderError,
     RateLimited,
     RequestRefused,
@@ -34,11 +37,11 @@ from trivium.errors import (
 )
 from trivium.llm.anthropic_batches import AnthropicBatches
 from trivium.llm.batches import BatchItem, BatchOutcome, BatchProvider, BatchStatus, NotRun
+from trivium.llm.keyring import KeyRing
 from trivium.llm.openai_batches import OpenAIBatches
-from trivium.llm.provider import Completion, CompletionRequest, Message
+from trivium.llm.provider import Completion, Message, asked, text_of
 from trivium.llm.wire import Wire
 
-M = TypeVar("M", bound=BaseModel)
 MODEL = {"openai": "gpt-5-mini", "anthropic": "claude-haiku-5-5"}
 CREATE = {"openai": "POST /v1/batches", "anthropic": "POST /v1/messages/batches"}
 GET = {"openai": "GET /v1/batches/{id}", "anthropic": "GET /v1/messages/batches/{id}"}
@@ -70,18 +73,20 @@ def batches(request: pytest.FixtureRequest, vendor: Vendor, session: aiohttp.Cli
 
 
 def made(
-    name: str, vendor: Vendor, session: aiohttp.ClientSession, key: str | None = KEY, timeout_s: float = 5.0
+    name: str,
+    vendor: Vendor,
+    session: aiohttp.ClientSession,
+    keys: Sequence[str] = (KEY,),
+    timeout_s: float = 5.0,
 ) -> BatchProvider:
     if name == "openai":
-        return OpenAIBatches(name, vendor.openai_url, key, session, timeout_s)
-    return AnthropicBatches(name, vendor.url, key, session, timeout_s)
+        return OpenAIBatches(name, vendor.openai_url, KeyRing(keys), session, timeout_s)
+    return AnthropicBatches(name, vendor.url, KeyRing(keys), session, timeout_s)
 
 
 def items(name: str, number: int, text: str = "hi") -> list[BatchItem]:
-    asked = [Message("system", "Be brief."), Message("user", text)]
-    return [
-        BatchItem(f"item-{n}", CompletionRequest(MODEL[name], asked, SCHEMA, 0.0, 16)) for n in range(number)
-    ]
+    turns = [Message("system", "Be brief."), Message("user", text)]
+    return [BatchItem(f"item-{n}", asked(MODEL[name], turns, SCHEMA, 0.0, 16)) for n in range(number)]
 
 
 async def ended(batches: BatchProvider, number: int = 3) -> tuple[str, BatchStatus]:
@@ -113,7 +118,7 @@ async def test_every_item_has_its_completion(batches: BatchProvider, vendor: Ven
     assert set(found) == {"item-0", "item-1", "item-2"}
     completion = found["item-1"].completion
     assert completion
-    assert (completion.text, completion.usage) == ('{"label": "y"}', Usage(9, 3, 4))
+    assert (text_of(completion, "x"), completion.usage) == ('{"label": "y"}', Usage(9, 3, 4))
     assert completion.model.startswith(MODEL[batches.name])
 
 
@@ -176,14 +181,15 @@ async def test_a_cancel_that_fails_says_so(batches: BatchProvider, vendor: Vendo
 @pytest.mark.parametrize(
     ("what", "expected", "said"),
     [
-        (Refusal(400, "prompt is too long"), RequestRefused, "prompt is too long"),
-        (Refusal(401, "who are you"), RequestRefused, "who are you"),
+        (Refusal(400, "prompt is too long"), ContextOverflow, "prompt is too long"),
+        (Refusal(400, "no"), RequestRefused, "no"),
+        (Refusal(401, "who are you"), AccessDenied, "who are you"),
         (Refusal(429, "slow down"), RateLimited, "slow down"),
         (Refusal(500, "oops"), ProviderError, "oops"),
         (Refusal(504, "too slow"), ProviderError, "too slow"),
         (Refusal(529, "busy"), Overloaded, "busy"),
         (Answer(stop="length", input=9, output=16, cached=2), ProviderError, "token limit"),
-        (Answer(None, stop="content_filter", input=9, output=16, cached=2), RequestRefused, "declined"),
+        (Answer(None, stop="content_filter", input=9, output=16, cached=2), PolicyRefused, "declined"),
         ("nonsense", ProviderError, "something else than a result"),
         ("expired", NotRun, "expired"),
         ("cancelled", NotRun, "cancel"),
@@ -300,7 +306,9 @@ async def test_results_that_are_cut_are_no_results_beyond_the_last_whole_line(
     with pytest.raises(ConnectionFailed):
         await collect()
     assert 0 < len(found) < 30
-    assert all(outcome.completion and outcome.completion.text == '{"label": "x"}' for outcome in found)
+    assert all(
+        outcome.completion and text_of(outcome.completion, "x") == '{"label": "x"}' for outcome in found
+    )
     vendor.cut_results = None
     assert len(await outcomes(batches, batch_id)) == 30
 
@@ -310,7 +318,7 @@ async def test_a_long_answer_is_read_whole_and_an_endless_line_is_not(
 ) -> None:
     completion = (await fate(batches, vendor, Answer("ü" * 300_000))).completion
     assert isinstance(completion, Completion)
-    assert len(completion.text) == 300_000
+    assert len(text_of(completion, "x")) == 300_000
     vendor.outcomes["item-1"] = Answer("x" * 9 * 2**20)
     batch_id, _ = await ended(batches, 2)
     with pytest.raises(ProviderError, match="a line of more than"):
@@ -330,7 +338,7 @@ async def test_a_line_is_passed_on_before_the_next_has_come(session: aiohttp.Cli
     server = await asyncio.start_server(slowly, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
     found = []
-    async with server, aclosing(Wire("x", session, {}, secret=None).lines(url, 5)) as lines:
+    async with server, aclosing(Wire("x", session, KeyRing()).lines(url, 5)) as lines:
         async for line in lines:
             found.append(line)
             seen.set()
@@ -357,7 +365,7 @@ async def test_the_key_goes_to_the_vendors_own_host_only(
         assert not other.requests
     assert vendor.requests[RESULTS["anthropic"]] == 4
     vendor.results_base = f"{vendor.url}/elsewhere"
-    with pytest.raises(RequestRefused, match="404"):
+    with pytest.raises(AccessDenied, match="404"):
         await outcomes(batches, batch_id)
     assert vendor.requests[f"GET /elsewhere/v1/messages/batches/{batch_id}/results"] == 1
 
@@ -370,7 +378,7 @@ async def test_the_key_goes_to_the_vendors_own_host_only(
         ({"status": 503}, Overloaded),
         ({"status": 500}, ProviderError),
         ({"status": 400}, RequestRefused),
-        ({"status": 401, "message": f"Incorrect API key provided: {KEY}"}, RequestRefused),
+        ({"status": 401, "message": f"Incorrect API key provided: {KEY}"}, AccessDenied),
         ({}, ConnectionFailed),
         ({"silent_s": 0.5}, StepTimeout),
     ],
@@ -379,20 +387,20 @@ async def test_every_fault_of_a_call_has_its_name_and_never_the_key(
     vendor: Vendor, session: aiohttp.ClientSession, fault: dict[str, Any], expected: type[StepError]
 ) -> None:
     for name in MODEL:
-        batches = made(name, vendor, session, timeout_s=0.2)
-        batch_id, _ = await ended(batches)
-        calls: dict[str, Callable[[], Awaitable[object]]] = {
-            GET[name]: partial(batches.poll, batch_id),
-            RESULTS[name]: partial(outcomes, batches, batch_id),
+        batch_id, _ = await ended(made(name, vendor, session))
+        calls: dict[str, Callable[[BatchProvider], Awaitable[object]]] = {
+            GET[name]: lambda batches, known=batch_id: batches.poll(known),  # type: ignore[misc]
+            RESULTS[name]: partial(outcomes, batch_id=batch_id),
         }
         if "silent_s" not in fault:  # uploads may take long
-            calls[CREATE[name]] = partial(batches.submit, items(name, 1), "tag")
+            calls[CREATE[name]] = lambda batches: batches.submit(items(batches.name, 1), "tag")
         if name == "openai":
-            calls["GET /v1/batches"] = partial(batches.find, "x")
+            calls["GET /v1/batches"] = lambda batches: batches.find("x")
         for path, call in calls.items():
             vendor.faults = [Fault(path, **fault, times=2)]  # aiohttp repeats a GET on a broken connection
+            fresh = made(name, vendor, session, timeout_s=0.2)  # a key that was limited rests
             with pytest.raises(StepError) as caught:
-                await call()
+                await call(fresh)
             assert type(caught.value) is expected, path
             assert KEY not in str(caught.value)
             assert caught.value.retry_after_s == (7 if expected is RateLimited else None)
@@ -403,11 +411,11 @@ async def test_a_batch_that_is_not_known_and_a_key_that_is_wrong_are_refused(
 ) -> None:
     for unknown in ("batch_nowhere", "../files", "a?b#c"):
         for call in (batches.poll(unknown), batches.cancel(unknown), outcomes(batches, unknown)):
-            with pytest.raises(RequestRefused, match="404"):
+            with pytest.raises(AccessDenied, match="404"):
                 await call
-    for key in ("sk-wrong", None):
-        stranger = made(batches.name, vendor, session, key)
-        with pytest.raises(RequestRefused, match="401"):
+    for keys in (["sk-wrong"], []):
+        stranger = made(batches.name, vendor, session, keys)
+        with pytest.raises(AccessDenied, match="401"):
             await stranger.submit(items(batches.name, 1), "tag")
 
 
@@ -548,7 +556,7 @@ async def test_anthropics_sdk_takes_the_vendor_for_anthropic(vendor: Vendor) -> 
 def test_the_vendor_serves_callers_of_another_thread_too() -> None:
     async def call(url: str) -> BatchStatus:
         async with aiohttp.ClientSession() as session:
-            batches = OpenAIBatches("openai", url, KEY, session)
+            batches = OpenAIBatches("openai", url, KeyRing([KEY]), session)
             return (await ended(batches))[1]
 
     with Vendor() as running:
@@ -556,35 +564,3 @@ def test_the_vendor_serves_callers_of_another_thread_too() -> None:
         running.running_s = 60
         assert not asyncio.run(call(running.openai_url)).ended
         running.end(running.batches[-1])
-
-
-def strictly(model: type[M], raw: bytes) -> M:
-    """The SDK's model of it, without any field that the SDK does not know."""
-    parsed = model.model_validate_json(raw, strict=True)
-    _no_extras(parsed)
-    return parsed
-
-
-def _no_extras(value: object) -> None:
-    if isinstance(value, BaseModel):
-        assert not value.model_extra, (type(value), value.model_extra)
-        for name in type(value).model_fields:
-            _no_extras(getattr(value, name))
-    elif isinstance(value, list):
-        for part in value:
-            _no_extras(part)
-
-
-def conforms(params: Any, sent: dict[str, Any]) -> None:
-    """The SDK's type of parameters takes it, down to the last, and knows each field."""
-    assert set(sent) <= set(get_type_hints(params))
-    _exhaust(TypeAdapter(params).validate_python(sent, strict=True))
-
-
-def _exhaust(value: object) -> None:
-    """Pydantic checks what is in an Iterable as it is taken out."""
-    if isinstance(value, dict):
-        value = value.values()
-    if isinstance(value, Iterable) and not isinstance(value, str):
-        for part in value:
-            _exhaust(part)

@@ -30,7 +30,7 @@ async def test_an_unknown_price_is_null_and_a_free_answer_costs_nothing(
     first, second = await repository.find(unknown.id), await repository.find(free.id)
     assert first is not None and second is not None
     assert first["cost_usd"] is None
-    assert first["usage"] == {"input": 12, "output": 2, "cached_input": 3}
+    assert first["usage"] == {"input": 12, "output": 2, "cached_input": 3, "cache_write": 0, "reasoning": 0}
     assert second["cost_usd"] == 0
     assert second["usage"] is None
     assert await repository.attempts_of(free.id) == []

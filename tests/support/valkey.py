@@ -39,6 +39,12 @@ class Valkey:
             time.sleep(0.02)
         raise AssertionError((self._folder / "valkey.log").read_text())
 
+    @property
+    def pid(self) -> int:
+        """Of the server's process."""
+        assert self._process
+        return self._process.pid
+
     def kill(self) -> None:
         """Ends it with -9."""
         if self._process:

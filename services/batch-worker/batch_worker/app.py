@@ -5,6 +5,7 @@ import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 
 import aiohttp
 from fastapi import Depends, FastAPI
@@ -16,18 +17,17 @@ from batch_worker.jobs.neighbours import Spaces
 from batch_worker.keeper import Keeper
 from batch_worker.settings import WorkerSettings
 from batch_worker.worker import BatchWorker
-from trivium.domain.cost import Price
-from trivium.domain.fallback import Breaker, Breakers
-from trivium.edge import EdgeClient
+from trivium.domain.breaker import Breakers, breaker_of
 from trivium.errors import Unavailable
 from trivium.features import load_catalogue
 from trivium.metrics import BREAKER_STATE
-from trivium.patterns.steps import Backends, make_batch_providers, make_providers
+from trivium.patterns.steps import make_backends, make_batch_providers
 from trivium.precompute.importing import Importer
 from trivium.store.archive import ArchiveRepository
 from trivium.store.chunks import ChunkRepository
 from trivium.store.engine import Database
 from trivium.store.results import ResultRepository
+from trivium.store.retention import RetentionRepository
 from trivium.store.runs import RunRepository
 from trivium.telemetry import run_in_background
 from trivium.web import add_documents, add_metrics, add_middleware, service_key_guard
@@ -80,15 +80,11 @@ async def _start(settings: WorkerSettings, stack: AsyncExitStack) -> BatchWorker
     session = await stack.enter_async_context(aiohttp.ClientSession())
     runs, chunks = RunRepository(database), ChunkRepository(database)
     archive, results = ArchiveRepository(database), ResultRepository(database)
-    local = settings.local_usd_per_million_tokens
-    backends = Backends(
-        providers=make_providers(settings, session),
-        edge=EdgeClient(settings.resolved_edge_url, settings.service_key.get_secret_value(), session),
-        results=results,
-        local_price=None if local is None else Price(local, local),
-    )
+    backends = make_backends(settings, session, results)
+    watching = run_in_background(backends.routes.watch(), "routes")
+    stack.callback(watching.cancel)
     vendors = make_batch_providers(settings, session)
-    breakers = Breakers(lambda target: Breaker(target, on_change=_show_breaker))
+    breakers = Breakers(partial(breaker_of, on_change=_show_breaker))
     jobs = JobFactory(
         catalogue,
         backends,
@@ -111,7 +107,9 @@ async def _start(settings: WorkerSettings, stack: AsyncExitStack) -> BatchWorker
         settings.worker_ring_s,
         settings.worker_grace_s,
     )
-    keeping = run_in_background(Keeper(catalogue, runs, results, chunks, vendors).run(), "keeper")
+    retention = RetentionRepository(database)
+    keeper = Keeper(catalogue, runs, results, chunks, vendors, retention, backends.routes)
+    keeping = run_in_background(keeper.run(), "keeper")
     stack.push_async_callback(_cancel, keeping)
     running = run_in_background(worker.run(), "worker")
     stack.push_async_callback(_cancel, running)

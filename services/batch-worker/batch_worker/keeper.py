@@ -8,18 +8,22 @@ import structlog
 from cronsim import CronSim
 
 from trivium.domain.manifest import PrecomputedVariant
+from trivium.domain.recording import Recording
 from trivium.errors import Conflict, NotFound, RequestRefused, StepError, Unavailable
 from trivium.features import Catalogue, Feature, LoadedVariant
 from trivium.llm.batches import BatchProvider
 from trivium.metrics import RESULTS, RESULTS_BYTES
+from trivium.patterns.routes import RouteTable
 from trivium.precompute.starting import new_run, precomputed_variant
 from trivium.store.chunks import ChunkRepository
 from trivium.store.results import ResultRepository
+from trivium.store.retention import RetentionRepository
 from trivium.store.runs import RunRepository
 
 log = structlog.get_logger()
 EVERY_S = 0.5
 COUNT_EVERY_S = 300.0
+FORGET_EVERY_S = 3600.0
 CANCEL_EVERY_S = 5.0
 REFRESH_ROWS = 256
 # A run that was due while no worker was there is made good within so long.
@@ -36,17 +40,22 @@ class Keeper:
         results: ResultRepository,
         chunks: ChunkRepository,
         vendors: dict[str, BatchProvider],
+        retention: RetentionRepository,
+        routes: RouteTable,
     ) -> None:
         self._catalogue = catalogue
         self._runs = runs
         self._results = results
         self._chunks = chunks
         self._vendors = vendors
+        self._retention = retention
+        self._routes = routes
         self._seen: dict[str, datetime] = {}
 
     async def run(self) -> None:
         """Looks until cancelled."""
         counted = looked = -COUNT_EVERY_S
+        forgot = -FORGET_EVERY_S
         while True:
             try:
                 await self._runs.promote()
@@ -58,9 +67,20 @@ class Keeper:
                 if time.monotonic() > counted + COUNT_EVERY_S:
                     await self._count()
                     counted = time.monotonic()
+                if time.monotonic() > forgot + FORGET_EVERY_S:
+                    await self._forget()
+                    forgot = time.monotonic()
             except Unavailable:
                 log.warning("database_away")
             await asyncio.sleep(EVERY_S)
+
+    async def _forget(self) -> None:
+        """What is recorded is kept no longer than features say, and routes a default."""
+        days = {feature.name: feature.manifest.recording.retention_days for feature in self._catalogue}
+        for name, kept in (days | dict.fromkeys(self._routes.names, Recording().retention_days)).items():
+            payloads, rows = await self._retention.forget(name, kept)
+            if payloads or rows:
+                log.info("forgotten", feature=name, payloads=payloads, inferences=rows)
 
     async def _refresh(self) -> None:
         for name, variant_name in await self._results.wanted():

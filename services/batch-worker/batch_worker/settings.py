@@ -2,11 +2,10 @@
 
 from pydantic import Field, SecretStr
 
-from trivium.llm.settings import ProviderSettings
-from trivium.settings import StoreSettings
+from trivium.llm.settings import BackendSettings
 
 
-class WorkerSettings(ProviderSettings, StoreSettings):
+class WorkerSettings(BackendSettings):
     """Everything that the worker reads from the environment."""
 
     worker_slots: int = Field(2, ge=1, le=64, description="Chunks that are worked on at once.")

@@ -2,32 +2,43 @@
 
 import asyncio
 import re
+import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 
 import aiohttp
 from fastapi import Depends, FastAPI
+from starlette.middleware import Middleware
 
-from gateway.routes import features, feedback, health, inferences, results, runs
+from gateway.books import Books
+from gateway.chats import Chats
+from gateway.purse import Purse
+from gateway.routes import chat, costs, features, feedback, health, inferences, results, runs
+from gateway.routes.chat import ShortCut
 from gateway.serving import Serving
 from gateway.settings import GatewaySettings
 from gateway.state import GatewayState, admin_or_service, scope
-from trivium.domain.cost import Price
-from trivium.domain.fallback import Breaker, Breakers
-from trivium.edge import EdgeClient
+from trivium.domain.breaker import Breakers, breaker_of
 from trivium.features import load_catalogue
 from trivium.flags import UnleashFlags
-from trivium.metrics import BREAKER_STATE
-from trivium.patterns.steps import Backends, make_providers
+from trivium.llm.prices import Tariff
+from trivium.metrics import BREAKER_STATE, TASKS
+from trivium.patterns.routes import RouteTable
+from trivium.patterns.steps import make_backends
 from trivium.precompute.importing import Importer
 from trivium.store.archive import ArchiveRepository
+from trivium.store.cache import ResponseCache
 from trivium.store.chunks import ChunkRepository
+from trivium.store.costs import CostRepository
 from trivium.store.engine import Database
 from trivium.store.feedback import FeedbackRepository
 from trivium.store.inferences import InferenceRepository
 from trivium.store.journal import Journal
 from trivium.store.keys import KeyCache, KeyRepository
+from trivium.store.limits import Limits
 from trivium.store.recorder import Recorder
+from trivium.store.redis_guard import RedisGuard
 from trivium.store.refresher import Refresher
 from trivium.store.results import ResultRepository
 from trivium.store.runs import RunRepository
@@ -59,10 +70,12 @@ def create_app(settings: GatewaySettings | None = None) -> FastAPI:
     app.state.service_guard = service_key_guard(chosen)
     # The router is searched in order, so the hot path comes first.
     for part in (
+        chat.router,
         features.router,
         feedback.router,
         results.router,
         inferences.router,
+        costs.router,
         runs.streamed,
         runs.router,
         health.router,
@@ -70,11 +83,15 @@ def create_app(settings: GatewaySettings | None = None) -> FastAPI:
         app.include_router(part)
     add_metrics(app, Depends(admin_or_service))
     add_documents(app, Depends(scope("infer")))
-    add_middleware(app, chosen, re.compile(r"/v1/features/[^/]+/precompute"))
+    streamed = re.compile(r"/v1/(features/[^/]+/precompute|chat/completions)")
+    short_cut = Middleware(ShortCut, path="/v1/chat/completions", endpoint=chat.chat_completions)
+    add_middleware(app, chosen, streamed, short_cut)
     return app
 
 
 async def _build(settings: GatewaySettings, stack: AsyncExitStack) -> GatewayState:
+    loop = asyncio.get_running_loop()
+    TASKS.set_function(lambda: len(asyncio.all_tasks(loop)))
     catalogue = load_catalogue(settings.features_dir)
     database = Database(settings.resolved_database_url)
     stack.push_async_callback(database.close)
@@ -95,23 +112,52 @@ async def _build(settings: GatewaySettings, stack: AsyncExitStack) -> GatewaySta
     )
     recorder.start()
     stack.push_async_callback(recorder.stop)
-    local = settings.local_usd_per_million_tokens
-    backends = Backends(
-        providers=make_providers(settings, session),
-        edge=EdgeClient(settings.resolved_edge_url, settings.service_key.get_secret_value(), session),
-        results=ResultRepository(database),
-        local_price=None if local is None else Price(local, local),
-    )
-    breakers = Breakers(lambda target: Breaker(target, on_change=_show_breaker))
+    backends = make_backends(settings, session, ResultRepository(database))
+    breakers = Breakers(partial(breaker_of, on_change=_show_breaker))
     refresher = Refresher(backends.results)
     refresher.start()
     stack.push_async_callback(refresher.stop)
-    serving = Serving(catalogue, backends, flags, breakers, recorder, refresher)
+    books = Books(backends.tariff, recorder)
+    purse, cache = await _build_purse(settings, database, backends.tariff, stack)
+    serving = Serving(catalogue, backends, flags, breakers, books, refresher, purse, cache)
+    chats = Chats(backends.routes, breakers, books, purse, cache)
+    _watch_routes(backends.routes, serving, stack)
     chunks = ChunkRepository(database)
     importer = Importer(database, chunks, ArchiveRepository(database))
     return GatewayState(
-        settings, catalogue, serving, recorder, keys, RunRepository(database), chunks, importer
+        settings,
+        catalogue,
+        serving,
+        chats,
+        recorder,
+        keys,
+        RunRepository(database),
+        chunks,
+        importer,
+        CostRepository(database),
     )
+
+
+async def _build_purse(
+    settings: GatewaySettings, database: Database, tariff: Tariff, stack: AsyncExitStack
+) -> tuple[Purse, ResponseCache]:
+    redis = RedisGuard(settings.resolved_redis_url)
+    stack.push_async_callback(redis.close)
+    limits = Limits(redis, CostRepository(database).spent)
+    limits.start()
+    stack.push_async_callback(limits.stop)
+    cache = ResponseCache(redis)
+    stack.push_async_callback(cache.stop)
+    return Purse(limits, tariff), cache
+
+
+def _watch_routes(routes: RouteTable, serving: Serving, stack: AsyncExitStack) -> None:
+    """Reads the routes anew when their file has changed, and on SIGHUP."""
+    routes.on_change = serving.rebuild
+    watching = run_in_background(routes.watch(), "routes")
+    stack.push_async_callback(_cancel, watching)
+    with suppress(ValueError, RuntimeError, NotImplementedError):  # not in the main thread
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, routes.reload)
 
 
 def _show_breaker(target: str, state: int) -> None:

@@ -1,33 +1,30 @@
 """From a question to its answer: arm, chain, price, record. The one way that every door leads to."""
 
 import time
+from asyncio import CancelledError
+from typing import Literal
 
-import structlog
-
-from trivium.domain.fallback import Breakers, ChainResult, Deadline, run_chain
-from trivium.domain.inference import Arm, Attempt, Inference, Question, ServedBy, Subject
+from gateway.books import Books
+from gateway.purse import Purse, Spending
+from gateway.visit import Visit
+from trivium.domain.breaker import Breakers
+from trivium.domain.fallback import ChainResult, Conduct, Deadline, run_chain
+from trivium.domain.inference import Arm, Inference, Question, Subject
 from trivium.domain.manifest import PrecomputedVariant
 from trivium.domain.precompute import Judged, RefreshReason
 from trivium.domain.rollout import Flags, choose_arm, choose_variant
 from trivium.errors import FieldFault, InvalidRequest, NotFound, SchemaViolation
 from trivium.features import Catalogue, Feature, LoadedVariant
-from trivium.metrics import (
-    ATTEMPTS,
-    FALLBACKS,
-    FLAG_EVALUATIONS,
-    INFERENCE_LATENCY,
-    INFERENCES,
-)
+from trivium.metrics import FLAG_EVALUATIONS
 from trivium.patterns.precomputed import brought_record, judge
-from trivium.patterns.steps import Backends, chain_of, price
+from trivium.patterns.steps import Backends, FeatureStep, chain_of
 from trivium.precompute.starting import precomputed_variant
+from trivium.store.cache import ResponseCache
 from trivium.store.inferences import Row
-from trivium.store.recorder import Recorder
+from trivium.store.keys import Key
 from trivium.store.refresher import Refresher
 from trivium.store.results import Refresh, StoredResult
-from trivium.telemetry import new_id
 
-log = structlog.get_logger()
 # Within it the worker has computed an entity, or will not.
 GENERATING_S = 60.0
 # Why a stored result was not served, and what is wished for that. What does not fit the manifest's schema
@@ -48,77 +45,101 @@ class Serving:
         backends: Backends,
         flags: Flags,
         breakers: Breakers,
-        recorder: Recorder,
+        books: Books,
         refresher: Refresher,
+        purse: Purse,
+        cache: ResponseCache,
     ) -> None:
         self.catalogue = catalogue
         self._backends = backends
         self._flags = flags
         self._breakers = breakers
-        self._recorder = recorder
+        self._books = books
         self._refresher = refresher
-        self._chains = {feature.name: chain_of(feature, backends) for feature in catalogue}
+        self._purse = purse
+        self._cache = cache
+        self.rebuild()
+
+    def rebuild(self) -> None:
+        """Makes the chains anew, after the routes that they go by have changed."""
+        self._chains = {feature.name: chain_of(feature, self._backends) for feature in self.catalogue}
 
     async def serve(
         self,
         feature_name: str,
         question: Question,
         subject: Subject,
-        key_id: str,
+        key: Key,
         deadline_ms: int | None = None,
         *,
         wait: bool = True,
+        fresh: bool = False,
     ) -> Inference:
         """Answers inside the deadline, from the first step of the arm's chain that can.
 
         A stored result that is stale, missing or too old is wished for anew. If none but the non-AI
         version could answer in its place, that is the placeholder of an inference that is `generating`;
-        with `wait=False` no other step is asked for it.
+        with `wait=False` no other step is asked for it, with `fresh` no kept answer is looked for.
 
         Raises:
+            LimitReached: the key has used up its requests.
             NotFound: there is no such feature.
             InvalidInput: the input does not match its schema.
             InvalidRequest: `wait=False` for a feature whose answers are not stored.
         """
-        started = time.monotonic()
         feature = self.catalogue.get(feature_name)
         manifest = feature.manifest
         feature.check_input(question.input)
         stored = isinstance(manifest.variants[manifest.serve], PrecomputedVariant)
         _check_mode(stored, question, wait)
-        limit_ms = deadline_ms or manifest.deadline_ms
         arm = self._arm(manifest.rollout.flag, subject)
-        chain = self._chains[feature.name]
-        result = await run_chain(
-            choose_variant(arm, chain if wait else [chain[0], chain[-1]]),
-            question,
-            Deadline.after_ms(limit_ms),
-            self._breakers,
-            feature.check_output,
-        )
-        for attempt in result.attempts:
-            price(feature.name, attempt, self._backends.local_price)
-        made = Inference(
-            id=new_id(),
-            feature=feature.name,
-            arm=arm,
-            subject_id=subject.id,
-            key_id=key_id,
-            question=question,
-            answer=result.answer,
-            served_by=_named(result),
-            degraded=result.fallback_reason is not None,
-            fallback_reason=result.fallback_reason,
-            attempts=result.attempts,
-            deadline_ms=limit_ms,
-            latency_ms=(time.monotonic() - started) * 1000,
-            created_at=time.time(),
-        )
+        await self._purse.enter(key)
+        visit = Visit(feature, question, subject, key, arm, deadline_ms or manifest.deadline_ms)
+        try:
+            result = (None if fresh else await self._kept(visit)) or await self._answer(visit, wait)
+        except BaseException as error:
+            status: Literal["left", "failed"] = "left" if isinstance(error, CancelledError) else "failed"
+            self._books.enter(visit.unanswered(status), feature.keeping)
+            raise
+        made = visit.answered(result)
         if stored and arm is Arm.TREATMENT:
             self._wish(feature, made)
-        self._recorder.record(made)
-        _count(made)
+        self._books.enter(made, feature.keeping)
         return made
+
+    async def _kept(self, visit: Visit) -> ChainResult | None:
+        """The answer to the very same question of the same key, where the variant keeps them."""
+        if visit.cache_s is None:
+            return None
+        kept = await self._cache.get(visit.feature.name, visit.cache_key())
+        return visit.from_cache(kept) if kept else None
+
+    async def _answer(self, visit: Visit, wait: bool) -> ChainResult:
+        chain = self._chains[visit.feature.name]
+        spending = self._purse.spending(
+            visit.feature.name, visit.feature.manifest.budget.monthly_usd, visit.key, visit.estimate
+        )
+        try:
+            result = await self._walk(visit, chain, wait, spending)
+        finally:
+            self._books.price(visit.feature.name, visit.attempts)
+            spending.settle(visit.attempts)
+        if visit.may_be_kept(result):
+            self._cache.put(visit.cache_key(), visit.to_cache(result), visit.cache_s or 1)
+        return result
+
+    async def _walk(
+        self, visit: Visit, chain: list[FeatureStep], wait: bool, spending: Spending
+    ) -> ChainResult:
+        return await run_chain(
+            choose_variant(visit.arm, chain if wait else [chain[0], chain[-1]]),
+            visit.question,
+            Deadline.after_ms(visit.limit_ms),
+            self._breakers,
+            visit.feature.check_output,
+            Conduct(admit=spending.admit),
+            visit.attempts,
+        )
 
     async def stored(
         self, feature_name: str, variant_name: str | None, entity_keys: list[str]
@@ -173,7 +194,8 @@ class Serving:
             change = {"status": "done"}
         else:
             return row
-        return await self._recorder.settle(row, change)
+        keeping = self.catalogue.keeping_of(row["feature"])
+        return await self._books.recorder.settle(row, change, keeping)
 
     async def _made_for(self, row: Row) -> tuple[LoadedVariant, StoredResult, Judged] | None:
         """The result that an inference waits for; None while there is none that can be served."""
@@ -228,44 +250,3 @@ def _check_mode(stored: bool, question: Question, wait: bool) -> None:
             "mode", "async is for features whose results are stored; this one's are not", "async"
         )
         raise InvalidRequest(f"mode: {fault.message}", errors=(fault,))
-
-
-def _named(result: ChainResult) -> ServedBy:
-    """Who answered, with the model that did."""
-    by = result.served_by
-    model = result.answer.model or (result.attempts[-1].target if by.pattern == "api" else None)
-    return ServedBy(by.step, by.pattern, by.variant, by.version, model)
-
-
-def _count(made: Inference) -> None:
-    by = made.served_by
-    outcome = "control" if made.arm is Arm.CONTROL else "degraded" if made.degraded else "ok"
-    if made.status == "generating":
-        outcome = "generating"
-    labels = (made.feature, by.variant or by.step, by.pattern, outcome)
-    INFERENCES.labels(*labels).inc()
-    INFERENCE_LATENCY.labels(*labels).observe(made.latency_ms / 1000)
-    for attempt in made.attempts:
-        tried = attempt.served_by
-        name = tried.variant or tried.step
-        ATTEMPTS.labels(made.feature, name, tried.pattern, attempt.target, attempt.outcome).inc()
-    for tried, reason in _passed_over(made):
-        FALLBACKS.labels(made.feature, tried.variant or tried.step, tried.pattern, reason).inc()
-    log.info(
-        "inference",
-        inference_id=made.id,
-        feature=made.feature,
-        arm=made.arm.value,
-        step=by.step,
-        degraded=made.degraded,
-        reason=made.fallback_reason,
-        latency_ms=round(made.latency_ms, 2),
-    )
-
-
-def _passed_over(made: Inference) -> list[tuple[ServedBy, str]]:
-    """Each target that did not answer, once, with its last reason; a retry that helped is none."""
-    last: dict[str, Attempt] = {}
-    for attempt in made.attempts:
-        last[attempt.target] = attempt
-    return [(tried.served_by, tried.outcome) for tried in last.values() if tried.outcome != "ok"]

@@ -7,12 +7,14 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from gateway.chats import Chats
 from gateway.serving import Serving
 from gateway.settings import GatewaySettings
 from trivium.errors import Unauthenticated
 from trivium.features import Catalogue
 from trivium.precompute.importing import Importer
 from trivium.store.chunks import ChunkRepository
+from trivium.store.costs import CostRepository
 from trivium.store.keys import Key, KeyCache
 from trivium.store.recorder import Recorder
 from trivium.store.runs import RunRepository
@@ -28,11 +30,13 @@ class GatewayState:
     settings: GatewaySettings
     catalogue: Catalogue
     serving: Serving
+    chats: Chats
     recorder: Recorder
     keys: KeyCache
     runs: RunRepository
     chunks: ChunkRepository
     importer: Importer
+    costs: CostRepository
     streams: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_STREAMS))
     """Of server-sent events, that may be open at once."""
 
@@ -59,6 +63,11 @@ def scope(name: str) -> Callable[[Request], Awaitable[Key]]:
         return key.demand(name)
 
     return demand
+
+
+def wants_fresh(request: Request) -> bool:
+    """Whether a caller takes no kept answer."""
+    return "no-cache" in request.headers.get("cache-control", "").lower()
 
 
 async def admin_or_service(request: Request) -> None:

@@ -29,14 +29,24 @@ def _repository() -> "KeyRepository":
 @app.command("create")
 def create(
     name: Annotated[str, typer.Argument(help="Who it is for.")],
-    scopes: Annotated[str, typer.Option(help="Some of infer,feedback,admin.")] = "infer,feedback",
+    scopes: Annotated[str, typer.Option(help="Some of infer,feedback,precompute,admin.")] = "infer,feedback",
     days: Annotated[
         float | None, typer.Option(help="Expires after so many days.", min=0.001, max=36_500)
     ] = None,
+    requests_per_minute: Annotated[int | None, typer.Option(help="At most so many.", min=1)] = None,
+    tokens_per_minute: Annotated[
+        int | None, typer.Option(help="At most so many tokens of foundation models.", min=1)
+    ] = None,
+    monthly_usd: Annotated[
+        float | None, typer.Option(help="What it may spend a month.", min=0.000001)
+    ] = None,
 ) -> None:
     """Makes a key and prints its secret, which is not shown again."""
+    from trivium.store.keys import Allowance
+
+    allowance = Allowance(requests_per_minute, tokens_per_minute, monthly_usd)
     wanted = [scope.strip() for scope in scopes.split(",") if scope.strip()]
-    key, secret = asyncio.run(_repository().create(name, wanted, days))
+    key, secret = asyncio.run(_repository().create(name, wanted, days, allowance))
     Console(stderr=True).print(f"key {key.id} ({', '.join(sorted(key.scopes))}); its secret:")
     typer.echo(secret)
 
@@ -44,10 +54,12 @@ def create(
 @app.command("list")
 def list_keys() -> None:
     """Lists keys, without their secrets."""
-    table = Table("id", "name", "scopes", "made", "expires", "revoked")
+    table = Table("id", "name", "scopes", "made", "expires", "revoked", "a minute", "tokens", "USD a month")
     for row in asyncio.run(_repository().list()):
         times = [_shown(row[column]) for column in ("created_at", "expires_at", "revoked_at")]
-        table.add_row(row["id"], row["name"], ", ".join(row["scopes"]), *times)
+        limits = [row[column] for column in ("requests_per_minute", "tokens_per_minute", "monthly_usd")]
+        shown = ["" if limit is None else f"{limit:,}" for limit in limits]
+        table.add_row(row["id"], row["name"], ", ".join(row["scopes"]), *times, *shown)
     Console().print(table)
 
 

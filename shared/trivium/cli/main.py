@@ -6,8 +6,8 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
-from trivium.cli import data, db, keys, load, precompute, results, train, up
-from trivium.domain.manifest import manifest_schema
+from trivium.cli import costs, data, db, keys, load, precompute, prompt, results, train, up
+from trivium.domain.manifest import ApiVariant, manifest_schema
 from trivium.errors import TriviumError
 from trivium.settings import Settings
 
@@ -18,11 +18,14 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(data.app, name="data")
 app.add_typer(db.app, name="db")
 app.add_typer(results.app, name="results")
+app.add_typer(prompt.app, name="prompt")
 app.command("precompute")(precompute.precompute)
+app.command("costs")(costs.costs)
 app.command("train")(train.train)
 app.command("load")(load.load)
 app.command("up")(up.up)
 console = Console(soft_wrap=True)
+VARIABLES = ("TRIVIUM", "ANTHROPIC", "OPENAI", "GEMINI", "GOOGLE")
 errors = Console(stderr=True, soft_wrap=True)
 
 
@@ -35,10 +38,9 @@ def check() -> None:
     folder = Settings().features_dir
     for feature in load_catalogue(folder):
         for variant in feature.variants.values():
-            if variant.prompt is not None:
-                Prompt(variant.prompt, f"{feature.folder}/{variant.name}").render(
-                    feature.manifest.example.input
-                )
+            if isinstance(variant.spec, ApiVariant) and variant.prompt is not None:
+                source = str(feature.folder / variant.spec.prompt)
+                Prompt(variant.prompt, source, feature.manifest.input).render(feature.manifest.example.input)
         served = feature.variants[feature.manifest.serve]
         console.print(
             f"[green]ok[/] {feature.name}: serves {served.name} ({served.spec.pattern}, {served.version})"
@@ -61,7 +63,7 @@ def run() -> None:
     except ValidationError as error:
         for fault in error.errors():
             name = "_".join(map(str, fault["loc"])).upper()
-            name = name if name.startswith(("TRIVIUM", "ANTHROPIC", "OPENAI")) else f"TRIVIUM_{name}"
+            name = name if name.startswith(VARIABLES) else f"TRIVIUM_{name}"
             given = fault.get("input")
             errors.print(f"{name}: {fault['msg']}, not {given!r}", style="red", markup=False)
         raise SystemExit(2) from error

@@ -1,31 +1,45 @@
-"""The fallback chain: ordered steps under one deadline, breakers, bounded retries, a static end.
-
-A step fails on a StepError and the chain goes on; any other exception is a programming error and
-is not swallowed. The deadline holds even if a step ignores its cancellation: the chain waits for a
-step's task, never for the end of its clean-up.
-"""
+"""The fallback chain: ordered steps under one deadline, with retries; the one engine of every pattern."""
 
 import asyncio
 import random
 import re
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
+import orjson
+
+from trivium.domain.breaker import Admission, Breaker, Breakers, Clock
 from trivium.domain.inference import Attempt, Question, ServedBy, StepAnswer, Usage
-from trivium.errors import BreakerOpen, StepError, StepTimeout
+from trivium.errors import BreakerOpen, ContextOverflow, SchemaViolation, StepError, StepTimeout
 from trivium.waiting import TookTooLong, at_most
 
 STATIC: Literal["static"] = "static"
+LEFT = "left"
+"""The outcome of an attempt whose caller went away."""
 _SENTENCE_END = re.compile(r"(?<=[.!?…])\s+|\n+")
 _FIRST_SENTENCE_MAX = 280
 # A caller may set a deadline that nobody can meet: a timeout tells of the target only if it had nearly
-# the time that the manifest grants, and only such a call may be the probe.
+# the time that the manifest grants.
 TELLING_SHARE = 0.9
+PATIENCE_S = 1.0
+"""A target that asks for more is passed over, if another is left."""
 
-Clock = Callable[[], float]
+
+class Answered(Protocol):
+    """What a step gives back, as far as the chain looks at it."""
+
+    @property
+    def usage(self) -> Usage | None:
+        """Tokens that it was billed for."""
+        ...
+
+
+Q = TypeVar("Q")
+A = TypeVar("A", bound=Answered)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +60,215 @@ class Deadline:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class Step(Generic[Q, A]):
     """One target of one variant. `ask` gets the question and its seconds, and must raise StepErrors."""
 
     served_by: ServedBy
     target: str
-    ask: Callable[[Question, float], Awaitable[StepAnswer]]
+    ask: Callable[[Q, float], Awaitable[A]]
     retries: int = 0
     timeout_s: float | None = None
     granted_s: float = 0.0
     """Seconds that the manifest's own deadline leaves this step."""
+    repair: Callable[[Q, SchemaViolation, float], Awaitable[A]] | None = None
+    """Asks once more, told what was wrong with the answer."""
+    gate: Callable[[float], AbstractAsyncContextManager[Any]] | None = None
+    """Held during a call; may wait so many seconds, and raises TargetBusy."""
+    context_tokens: int | None = None
+    cascades_on: frozenset[str] = frozenset()
+    """Codes on which the next step is asked by design, so that its answer is not degraded."""
+
+
+Admit = Callable[[Step[Any, Any]], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Conduct:
+    """What one request may do besides its steps' own limits."""
+
+    max_attempts: int = 1_000
+    stops: Callable[[StepError], bool] = lambda error: False
+    """Errors that are the caller's: no other target is asked."""
+    admit: Admit | None = None
+    """Called before every try; a StepError that it raises passes the step over."""
+
+
+CHAIN = Conduct()
+
+
+@dataclass(slots=True)
+class Try:
+    """One call of a step, from its leave to its end; whoever has it ends it, by one of the three."""
+
+    step: Step[Any, Any]
+    breaker: Breaker
+    admission: Admission
+    telling: bool
+    attempts: list[Attempt]
+    clock: Clock
+    started: float
+
+    def ok(self, usage: Usage | None) -> None:
+        """The target answered."""
+        self.breaker.record(self.admission, ok=True)
+        self._note("ok", None, usage)
+
+    def failed(self, error: StepError, usage: Usage | None = None) -> None:
+        """It did not, or not as it should."""
+        if isinstance(error, StepTimeout) and not self.telling:
+            self.breaker.doubt(self.admission)
+        else:
+            self.breaker.record(self.admission, ok=not error.counts, retry_after_s=error.retry_after_s)
+        self._note(error.code, error, usage or error.usage)
+
+    def left(self, outcome: str = LEFT) -> Attempt:
+        """Nobody waits for it any more."""
+        self.breaker.forget(self.admission)
+        return self._note(outcome, None, None)
+
+    def _note(self, outcome: str, error: StepError | None, usage: Usage | None) -> Attempt:
+        noted = attempt_of(self.step, outcome, self.clock() - self.started, error, usage)
+        self.attempts.append(noted)
+        return noted
+
+
+@dataclass(slots=True)
+class Walk(Generic[Q, A]):
+    """One request's way through its steps: what it may still do, and what it did."""
+
+    question: Q
+    deadline: Deadline
+    breakers: Breakers
+    accept: Callable[[A], None]
+    """Raises SchemaViolation for an answer that does not fit."""
+    conduct: Conduct = CHAIN
+    attempts: list[Attempt] = field(default_factory=list)
+
+    async def begin(self, step: Step[Q, A], budget: Deadline) -> Try:
+        """Leave to ask a step now.
+
+        Raises:
+            StepError: there is none, and the reason is noted as an attempt.
+        """
+        telling = budget.left_s() >= TELLING_SHARE * step.granted_s
+        breaker = self.breakers.of(step.target)
+        admission = breaker.admit(may_probe=telling)
+        if admission is None:
+            raise self.passed_over(step, BreakerOpen(f"{step.target} failed too often lately"))
+        if self.conduct.admit:
+            try:
+                await self.conduct.admit(step)
+            except StepError as error:
+                breaker.forget(admission)
+                raise self.passed_over(step, error) from None
+            except BaseException:
+                breaker.forget(admission)
+                raise
+        clock = budget.clock
+        return Try(step, breaker, admission, telling, self.attempts, clock, clock())
+
+    def passed_over(self, step: Step[Q, A], error: StepError) -> StepError:
+        """Notes that a step was not asked, and why."""
+        self.attempts.append(attempt_of(step, error.code, 0.0, error, None))
+        return error
+
+    def pause_after(
+        self, step: Step[Q, A], tries: int, error: StepError, left_s: float, *, last: bool
+    ) -> float | None:
+        """Seconds until the same step may be asked again; None if it may not.
+
+        Args:
+            step: that failed.
+            tries: how often it was asked.
+            error: why it failed.
+            left_s: of its budget.
+            last: no other step is left, so that a long wait is better than none.
+        """
+        if not error.retryable or tries > step.retries or len(self.attempts) >= self.conduct.max_attempts:
+            return None
+        # Full jitter over 50, 100, 200 … ms: "Exponential Backoff And Jitter", AWS, 2015.
+        pause = random.uniform(0, 0.05 * 2 ** (tries - 1))
+        if error.retry_after_s is not None:
+            if error.retry_after_s > PATIENCE_S and not last:
+                return None
+            pause += error.retry_after_s
+        return pause if pause < left_s else None
+
+    def budget_of(self, step: Step[Q, A], steps_left: int) -> Deadline:
+        """An equal share of what is left, or the step's own `timeout_s` if that is less."""
+        share = self.deadline.left_s() / steps_left
+        return Deadline.after_ms(1000 * min(share, step.timeout_s or share), self.deadline.clock)
+
+    def after(self, steps: Sequence[Step[Q, A]], position: int, error: StepError) -> int | None:
+        """The position of the step that is to be asked after one has failed; None if there is none."""
+        if len(self.attempts) >= self.conduct.max_attempts or not self.deadline.left_s():
+            return None
+        following = range(position + 1, len(steps))
+        if isinstance(error, ContextOverflow):
+            known = steps[position].context_tokens or 0
+            larger = [n for n in following if (steps[n].context_tokens or 0) > known]
+            if larger:
+                return larger[0]
+        return None if self.conduct.stops(error) or not following else position + 1
+
+    async def ask(self, step: Step[Q, A], budget: Deadline, *, last: bool) -> A | StepError:
+        """Asks a step as often as it may be asked; its answer, or why there is none."""
+        error: StepError | None = None
+        ask, tries, repaired = step.ask, 0, False
+        while True:
+            try:
+                one = await self.begin(step, budget)
+            except StepError as refused:
+                return error or refused
+            tries += 1
+            outcome = await self._once(one, ask, budget.left_s())
+            if not isinstance(outcome, StepError):
+                return outcome
+            error = outcome
+            if not repaired and (mend := self._mending(one, error, budget.left_s())):
+                ask, repaired = mend, True
+                continue
+            pause = self.pause_after(step, tries, error, budget.left_s(), last=last)
+            if pause is None:
+                return error
+            await asyncio.sleep(pause)
+
+    def _mending(
+        self, one: Try, error: StepError, left_s: float
+    ) -> Callable[[Q, float], Awaitable[A]] | None:
+        """What asks to put an answer right, if it is likely to end in time: it takes as long as the first."""
+        repair = one.step.repair
+        if repair is None or not isinstance(error, SchemaViolation) or error.answered is None:
+            return None
+        return partial(_repaired, repair, error) if one.clock() - one.started <= left_s else None
+
+    async def _once(self, one: Try, ask: Callable[[Q, float], Awaitable[A]], left_s: float) -> A | StepError:
+        answer: A | None = None
+        try:
+            async with one.step.gate(left_s) if one.step.gate else nullcontext():
+                answer = await at_most(left_s, ask(self.question, left_s))
+            self.accept(answer)
+        except StepError as error:
+            failure = error
+        except TookTooLong:
+            failure = StepTimeout(f"{one.step.target} did not answer within {left_s * 1000:.0f} ms")
+        except BaseException:
+            one.left()
+            raise
+        else:
+            one.ok(answer.usage)
+            return answer
+        one.failed(failure, answer.usage if answer else None)
+        return failure
+
+
+async def _repaired(
+    repair: Callable[[Q, SchemaViolation, float], Awaitable[A]],
+    violation: SchemaViolation,
+    question: Q,
+    seconds: float,
+) -> A:
+    return await repair(question, violation, seconds)
 
 
 @dataclass(slots=True)
@@ -66,143 +279,55 @@ class ChainResult:
     served_by: ServedBy
     fallback_reason: str | None
     attempts: list[Attempt]
-
-
-@dataclass(frozen=True, slots=True)
-class Admission:
-    """Leave to make one call; what it says of the target counts only while the breaker is as it was."""
-
-    epoch: int
-    probe: bool
-
-
-@dataclass(slots=True)
-class Breaker:
-    """Opens when at least `ratio` of at least `min_samples` calls of the last `window_s` failed.
-
-    After `cool_s` one probe is let through; its success closes the breaker, its failure opens it
-    again, for twice as long, up to `max_cool_s`. Calls that began before it opened or closed are not
-    counted when they end: a burst that fails together opens it once, a straggler closes nothing.
-    """
-
-    target: str
-    clock: Clock = time.monotonic
-    on_change: Callable[[str, int], None] = lambda target, state: None
-    ratio: float = 0.5
-    min_samples: int = 5
-    window_s: float = 30.0
-    cool_s: float = 2.0
-    max_cool_s: float = 30.0
-    _calls: deque[tuple[float, bool]] = field(default_factory=deque)
-    _epoch: int = 0
-    _open_until: float = 0.0
-    _cooling_s: float = 0.0
-    _probe_until: float = 0.0
-
-    @property
-    def state(self) -> int:
-        """0 closed, 1 half open, 2 open."""
-        if not self._cooling_s:
-            return 0
-        return 2 if self.clock() < self._open_until else 1
-
-    def admit(self, may_probe: bool = True) -> Admission | None:
-        """Leave for a call now, or None; half open, for one at a time that has the time to probe."""
-        match self.state:
-            case 0:
-                return Admission(self._epoch, probe=False)
-            case 2:
-                return None
-        if not may_probe or self.clock() < self._probe_until:
-            return None
-        self._probe_until = self.clock() + self.max_cool_s
-        self.on_change(self.target, 1)
-        return Admission(self._epoch, probe=True)
-
-    def record(self, admission: Admission, ok: bool, retry_after_s: float | None = None) -> None:
-        """Notes how a call ended; `retry_after_s` is what the target asked for."""
-        if admission.epoch != self._epoch:
-            return
-        if admission.probe:
-            if ok:
-                self._close()
-            else:
-                self._open(min(self._cooling_s * 2, self.max_cool_s), retry_after_s)
-            return
-        now = self.clock()
-        self._calls.append((now, ok))
-        while self._calls and self._calls[0][0] < now - self.window_s:
-            self._calls.popleft()
-        failed = sum(not success for _, success in self._calls)
-        if len(self._calls) >= self.min_samples and failed >= self.ratio * len(self._calls):
-            self._open(self.cool_s, retry_after_s)
-
-    def forget(self, admission: Admission) -> None:
-        """Gives back an admission whose call says nothing of the target."""
-        if admission.probe and admission.epoch == self._epoch:
-            self._probe_until = 0.0
-
-    def _open(self, cool_s: float, retry_after_s: float | None) -> None:
-        self._cooling_s = cool_s
-        until = self.clock() + max(cool_s, min(retry_after_s or 0.0, self.max_cool_s))
-        self._open_until = max(self._open_until, until)
-        self._turn_over(2)
-
-    def _close(self) -> None:
-        self._cooling_s = 0.0
-        self._open_until = 0.0
-        self._turn_over(0)
-
-    def _turn_over(self, state: int) -> None:
-        self._epoch += 1
-        self._probe_until = 0.0
-        self._calls.clear()
-        self.on_change(self.target, state)
-
-
-class Breakers:
-    """One breaker a target."""
-
-    def __init__(self, make: Callable[[str], Breaker] = Breaker) -> None:
-        self._make = make
-        self._by_target: dict[str, Breaker] = {}
-
-    def of(self, target: str) -> Breaker:
-        """The target's breaker, made at its first use."""
-        if target not in self._by_target:
-            self._by_target[target] = self._make(target)
-        return self._by_target[target]
+    handed_on_from: str | None = None
 
 
 async def run_chain(
-    steps: Sequence[Step],
+    steps: Sequence[Step[Question, StepAnswer]],
     question: Question,
     deadline: Deadline,
     breakers: Breakers,
     check: Callable[[dict[str, Any]], None],
+    conduct: Conduct = CHAIN,
+    attempts: list[Attempt] | None = None,
 ) -> ChainResult:
     """Tries the steps in order until one answers; the last always does.
 
     A step gets an equal share of what is left (or its `timeout_s`, if that is less), so what the
     first do not use, the later have. `check` raises SchemaViolation for an output that does not fit.
+    `attempts` is filled on the way, for whoever must know them though the chain does not end.
     """
-    attempts: list[Attempt] = []
-    reason = None
-    for position, step in enumerate(steps[:-1]):
-        share = deadline.left_s() / (len(steps) - 1 - position)
-        budget = Deadline.after_ms(1000 * min(share, step.timeout_s or share), deadline.clock)
-        outcome = await _try_step(step, question, budget, breakers.of(step.target), check, attempts)
+
+    def accept(answer: StepAnswer) -> None:
+        try:
+            check(answer.output)
+        except SchemaViolation as error:
+            error.answered = orjson.dumps(answer.output).decode()
+            raise
+
+    walk = Walk(question, deadline, breakers, accept, conduct, [] if attempts is None else attempts)
+    reason = handed_on_from = None
+    position: int | None = 0 if len(steps) > 1 else None
+    while position is not None:
+        step, left = steps[position], len(steps) - 1 - position
+        outcome = await walk.ask(step, walk.budget_of(step, left), last=left == 1)
         if isinstance(outcome, StepAnswer):
-            return ChainResult(outcome, step.served_by, reason, attempts)
-        reason = reason or outcome.code
+            return ChainResult(outcome, step.served_by, reason, walk.attempts, handed_on_from)
+        if outcome.code in step.cascades_on:
+            handed_on_from = handed_on_from or step.served_by.variant
+        else:
+            reason = reason or outcome.code
+        position = walk.after(steps[:-1], position, outcome)
     last = steps[-1]
     started = deadline.clock()
     answer = await last.ask(question, deadline.left_s())
-    attempts.append(_attempt(last, "ok", deadline.clock() - started, None, None))
-    return ChainResult(answer, last.served_by, reason, attempts)
+    walk.attempts.append(attempt_of(last, "ok", deadline.clock() - started, None, None))
+    # What was handed on by design and then not answered is degraded after all.
+    reason = reason or next((a.outcome for a in walk.attempts if a.outcome != "ok"), None)
+    return ChainResult(answer, last.served_by, reason, walk.attempts)
 
 
-def static_step(template: dict[str, Any]) -> Step:
+def static_step(template: dict[str, Any]) -> Step[Question, StepAnswer]:
     """The end of every chain: the non-AI version, filled in from the input."""
 
     async def ask(question: Question, _: float) -> StepAnswer:
@@ -231,62 +356,10 @@ def first_sentence(text: str) -> str:
     return sentence[: _FIRST_SENTENCE_MAX - 1].rsplit(" ", 1)[0] + "…"
 
 
-async def _try_step(
-    step: Step,
-    question: Question,
-    budget: Deadline,
-    breaker: Breaker,
-    check: Callable[[dict[str, Any]], None],
-    attempts: list[Attempt],
-) -> StepAnswer | StepError:
-    error: StepError | None = None
-    for tries_left in range(step.retries, -1, -1):
-        telling = budget.left_s() >= TELLING_SHARE * step.granted_s
-        admission = breaker.admit(may_probe=telling)
-        if admission is None:
-            if error is None:
-                error = BreakerOpen(f"{step.target} failed too often lately")
-                attempts.append(_attempt(step, error.code, 0.0, error, None))
-            return error
-        started = budget.clock()
-        answer = None
-        left_s = budget.left_s()
-        try:
-            answer = await at_most(left_s, step.ask(question, left_s))
-            check(answer.output)
-        except StepError as failure:
-            error = failure
-        except TookTooLong:
-            error = StepTimeout(f"{step.target} did not answer within {left_s * 1000:.0f} ms")
-        except BaseException:
-            breaker.forget(admission)
-            raise
-        else:
-            breaker.record(admission, ok=True)
-            attempts.append(_attempt(step, "ok", budget.clock() - started, None, answer))
-            return answer
-        if isinstance(error, StepTimeout) and not telling:
-            breaker.forget(admission)
-        else:
-            breaker.record(admission, ok=not error.counts, retry_after_s=error.retry_after_s)
-        attempts.append(_attempt(step, error.code, budget.clock() - started, error, answer))
-        pause = _pause_s(step.retries - tries_left, error.retry_after_s)
-        if not error.retryable or not tries_left or pause >= budget.left_s():
-            return error
-        await asyncio.sleep(pause)
-    raise AssertionError("the loop returns on its last turn")
-
-
-def _pause_s(tries_made: int, retry_after_s: float | None) -> float:
-    """What the target asked for, else full jitter over 50, 100, 200 … ms."""
-    backoff = random.uniform(0, 0.05 * 2**tries_made)
-    return backoff if retry_after_s is None else retry_after_s + backoff
-
-
-def _attempt(
-    step: Step, outcome: str, seconds: float, error: StepError | None, answer: StepAnswer | None
+def attempt_of(
+    step: Step[Any, Any], outcome: str, seconds: float, error: StepError | None, usage: Usage | None
 ) -> Attempt:
-    usage: Usage | None = answer.usage if answer else getattr(error, "usage", None)
+    """The ledger's entry for one try of a step."""
     return Attempt(
         served_by=step.served_by,
         target=step.target,

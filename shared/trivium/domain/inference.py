@@ -2,7 +2,7 @@
 
 import enum
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from trivium.domain.manifest import Pattern
 
@@ -24,21 +24,36 @@ class Subject:
     properties: dict[str, str] = field(default_factory=dict)
 
 
+class Listener(Protocol):
+    """Hears an answer while it is made, before it is checked."""
+
+    def begins(self, target: str) -> None:
+        """A target is asked; what another said before does not count."""
+        ...
+
+    def says(self, text: str) -> None:
+        """A piece of the model's own text."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Question:
     """What a feature is asked."""
 
     input: dict[str, Any]
     entity_key: str | None = None
+    listener: Listener | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one call; `cached_input` is part of `input`."""
+    """Tokens of one call; `cached_input` and `cache_write` are part of `input`, `reasoning` of `output`."""
 
     input: int
     output: int
     cached_input: int = 0
+    cache_write: int = 0
+    reasoning: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +111,12 @@ class Inference:
     deadline_ms: int
     latency_ms: float
     created_at: float
-    status: Literal["done", "generating"] = "done"
-    """generating: the answer is a placeholder until the worker has computed the entity's result."""
+    status: Literal["done", "generating", "failed", "left"] = "done"
+    """generating: the answer is a placeholder until the worker has computed the entity's result; failed: a
+    route's targets could not answer; left: the caller went away before the answer was whole."""
+    cached: bool = False
+    handed_on_from: str | None = None
+    """The variant that abstained, where that is by design and no degradation."""
 
     @property
     def cost_usd(self) -> float | None:
@@ -115,4 +134,6 @@ class Inference:
             sum(u.input for u in spent),
             sum(u.output for u in spent),
             sum(u.cached_input for u in spent),
+            sum(u.cache_write for u in spent),
+            sum(u.reasoning for u in spent),
         )

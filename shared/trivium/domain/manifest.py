@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from trivium.domain.recording import Recording
 from trivium.errors import ManifestError
 from trivium.located_yaml import Fault, NotYaml, Path, load_located
 
@@ -70,7 +71,7 @@ class ApiVariant(_Variant):
     pattern: Literal["api"]
     prompt: str = Field(description="Path of the prompt, from the manifest's folder.")
     models: list[Annotated[str, Field(pattern=_MODEL)]] = Field(
-        min_length=1, description="provider/model, in the order they are tried."
+        min_length=1, description="provider/model or route/name, in the order they are tried."
     )
     response_schema: str | None = Field(
         None, description="Path of the JSON Schema that decoding is held to; by default `output`."
@@ -78,6 +79,9 @@ class ApiVariant(_Variant):
     temperature: float = Field(0.0, ge=0, le=2)
     max_output_tokens: int = Field(256, gt=0)
     retries: int = Field(1, ge=0, le=3, description="Further tries of the same model.")
+    cache_s: int | None = Field(
+        None, gt=0, le=2_592_000, description="Keep answers, for the same key, version and input."
+    )
 
 
 class EdgeVariant(_Variant):
@@ -93,6 +97,10 @@ class EdgeVariant(_Variant):
         le=1,
         description="The variant abstains when the model's `in_scope` is below it; 0.5 is the threshold "
         "that was chosen at training, 0 turns it off.",
+    )
+    cascade: bool = Field(
+        False,
+        description="What it abstains on is for the next step by design: that answer is not degraded.",
     )
 
 
@@ -182,7 +190,8 @@ class PrecomputedVariant(_Variant):
     hard_max_age_s: int = Field(604_800, gt=0, description="Older results are not served.")
 
 
-# What says when and how a result is made, but not which it is.
+# What says when and how a result is made, but not which it is. It is no part of a variant's version.
+HANDLING = ("cascade", "cache_s")
 OPERATION = (
     *("source", "chunk_rows", "max_error_ratio", "max_cost_usd", "schedule"),
     *("max_age_s", "hard_max_age_s", "timeout_ms"),
@@ -267,6 +276,7 @@ class Manifest(_Strict):
     rollout: Rollout
     evaluation: Evaluation
     budget: Budget
+    recording: Recording = Field(Recording(), description="What of inputs and outputs is kept.")
     example: Example
 
     @property

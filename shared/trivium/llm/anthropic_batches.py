@@ -1,6 +1,5 @@
 """Anthropic's batch API: the requests go up in one call, a JSONL file of results comes down."""
 
-import io
 import re
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -12,9 +11,11 @@ import orjson
 from yarl import URL
 
 from trivium.errors import ProviderError, RequestRefused, StepError
-from trivium.llm.anthropic import JSON, completion, request_body, wire
+from trivium.llm.anthropic import JSON, completion, wire
+from trivium.llm.anthropic_request import request_body
 from trivium.llm.batches import BatchItem, BatchOutcome, BatchStatus, EndReason, NotRun
-from trivium.llm.provider import Completion
+from trivium.llm.keyring import KeyRing
+from trivium.llm.provider import Completion, text_of
 from trivium.llm.wire import message_of, refusal
 
 _CUSTOM_ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
@@ -26,6 +27,9 @@ _STATUS = {
     "api_error": 500,
     "timeout_error": 504,
     "conflict_error": 409,
+    "authentication_error": 401,
+    "permission_error": 403,
+    "not_found_error": 404,
 }
 
 
@@ -36,13 +40,13 @@ class AnthropicBatches:
         self,
         name: str,
         base_url: str,
-        api_key: str | None,
+        keys: KeyRing,
         session: aiohttp.ClientSession,
         timeout_s: float = 60.0,
     ) -> None:
         self.name = name
         self._base = f"{base_url.rstrip('/')}/v1/messages/batches"
-        self._wire = wire(name, api_key, session)
+        self._wire = wire(name, keys, session)
         self._timeout_s = timeout_s
 
     async def submit(self, items: list[BatchItem], tag: str) -> str:
@@ -57,7 +61,7 @@ class AnthropicBatches:
                     f"custom_id {item.custom_id!r} is not 1 to 64 of the characters a-z, A-Z, 0-9, _ and -"
                 )
         asked = {"requests": [{"custom_id": i.custom_id, "params": request_body(i.request)} for i in items]}
-        body = io.BytesIO(orjson.dumps(asked))
+        body = orjson.dumps(asked)
         made = await self._wire.ask("POST", self._base, _UPLOAD_S, data=body, headers=JSON)
         try:
             return str(made["id"])
@@ -134,7 +138,9 @@ class AnthropicBatches:
             result = line["result"]
             kind = result["type"]
             if kind == "succeeded":
-                return completion(self.name, result["message"])
+                made = completion(self.name, result["message"], self._wire)
+                text_of(made, self.name)
+                return made
             if kind in ("canceled", "expired"):
                 raise NotRun(f"{self.name}: {kind} before it ran")
             fault = result["error"]

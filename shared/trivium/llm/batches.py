@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from trivium.errors import ProviderError, StepError
-from trivium.llm.provider import Completion, CompletionRequest
+from trivium.llm.provider import Chat, Completion
 
 BATCH_PRICE_SHARE = 0.5
 """Of the price of a single call, by the batch pages of OpenAI and Anthropic: "50%" there and there."""
@@ -24,7 +24,7 @@ class BatchItem:
     """One request of a batch. `custom_id`: 1 to 64 of a-z, A-Z, 0-9, _ and -, unique in its batch."""
 
     custom_id: str
-    request: CompletionRequest
+    request: Chat
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,9 @@ import orjson
 
 from trivium.errors import ProviderError, RequestRefused, StepError
 from trivium.llm.batches import BatchItem, BatchOutcome, BatchStatus, EndReason, NotRun
+from trivium.llm.keyring import KeyRing
 from trivium.llm.openai import JSON, completion, request_body, wire
-from trivium.llm.provider import Completion
+from trivium.llm.provider import Completion, text_of
 from trivium.llm.wire import message_of, refusal
 
 ENDPOINT = "/v1/chat/completions"
@@ -36,13 +37,13 @@ class OpenAIBatches:
         self,
         name: str,
         base_url: str,
-        api_key: str | None,
+        keys: KeyRing,
         session: aiohttp.ClientSession,
         timeout_s: float = 60.0,
     ) -> None:
         self.name = name
         self._base = base_url.rstrip("/")
-        self._wire = wire(name, api_key, session)
+        self._wire = wire(name, keys, session, redirects=True)
         self._timeout_s = timeout_s
 
     async def submit(self, items: list[BatchItem], tag: str) -> str:
@@ -159,7 +160,9 @@ class OpenAIBatches:
             raise self._nonsense("a result") from error
         if status != 200:
             raise refusal(status, f"{self.name} answered {status}: {_said(body)}")
-        return completion(self.name, body)
+        made = completion(self.name, body, self._wire)
+        text_of(made, self.name)
+        return made
 
     def _id(self, made: Any) -> str:
         try:

@@ -5,28 +5,40 @@ from dataclasses import dataclass, replace
 import aiohttp
 import structlog
 
-from trivium.domain.cost import Price, cost_usd
+from trivium.domain.cost import Price
 from trivium.domain.fallback import Step, static_step
-from trivium.domain.inference import Attempt, ServedBy
+from trivium.domain.inference import Attempt, Question, ServedBy, StepAnswer
 from trivium.domain.manifest import ApiVariant, EdgeVariant, PrecomputedVariant
+from trivium.domain.route import PREFIX
 from trivium.edge import EdgeClient
-from trivium.errors import BreakerOpen, ConfigurationError
+from trivium.errors import (
+    BreakerOpen,
+    BudgetExhausted,
+    ConfigurationError,
+    LowConfidence,
+    OutOfScope,
+    TargetBusy,
+)
 from trivium.features import Feature, LoadedVariant
-from trivium.llm.anthropic import AnthropicProvider
 from trivium.llm.anthropic_batches import AnthropicBatches
 from trivium.llm.batches import BatchProvider
-from trivium.llm.openai import OpenAIProvider
+from trivium.llm.keyring import KeyRing
 from trivium.llm.openai_batches import OpenAIBatches
-from trivium.llm.prices import vendor_cost_usd
+from trivium.llm.prices import Tariff
 from trivium.llm.provider import Provider
-from trivium.llm.settings import ProviderSettings
+from trivium.llm.settings import BackendSettings, ProviderSettings
+from trivium.llm.targets import ProviderMaker
 from trivium.metrics import COST_USD, TOKENS, UNPRICED
 from trivium.patterns.api import ApiStep
 from trivium.patterns.edge import EdgeStep
 from trivium.patterns.precomputed import PrecomputedStep
+from trivium.patterns.routes import RouteTable
 from trivium.store.results import ResultRepository
 
 log = structlog.get_logger()
+FeatureStep = Step[Question, StepAnswer]
+ABSTAINED = frozenset({LowConfidence.code, OutOfScope.code})
+NOT_ASKED = frozenset({BreakerOpen.code, BudgetExhausted.code, TargetBusy.code})
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,37 +48,38 @@ class Backends:
     providers: dict[str, Provider]
     edge: EdgeClient
     results: ResultRepository
-    local_price: Price | None
+    tariff: Tariff
+    routes: RouteTable
 
 
-def make_providers(settings: ProviderSettings, session: aiohttp.ClientSession) -> dict[str, Provider]:
-    """The providers that have what they need."""
-    base_url = settings.resolved_local_base_url
-    providers: dict[str, Provider] = {"local": OpenAIProvider("local", base_url, None, session)}
-    if settings.openai_api_key:
-        secret = settings.openai_api_key.get_secret_value()
-        providers["openai"] = OpenAIProvider("openai", settings.openai_base_url, secret, session)
-    if settings.anthropic_api_key:
-        secret = settings.anthropic_api_key.get_secret_value()
-        providers["anthropic"] = AnthropicProvider("anthropic", settings.anthropic_base_url, secret, session)
-    return providers
+def make_backends(
+    settings: BackendSettings, session: aiohttp.ClientSession, results: ResultRepository
+) -> Backends:
+    """What is configured; raises ConfigurationError for routes that are not right."""
+    maker = ProviderMaker(settings, session)
+    local = settings.local_usd_per_million_tokens
+    tariff = Tariff(None if local is None else Price(local, local))
+    routes = RouteTable(settings.resolved_routes_file, maker, tariff)
+    routes.load()
+    edge = EdgeClient(settings.resolved_edge_url, settings.service_key.get_secret_value(), session)
+    return Backends(maker.own(), edge, results, tariff, routes)
 
 
 def make_batch_providers(
     settings: ProviderSettings, session: aiohttp.ClientSession
 ) -> dict[str, BatchProvider]:
-    """The vendors' batch APIs, by the same keys."""
+    """The vendors' batch APIs, by the first of the same keys: a batch belongs to its key's account."""
+    maker = ProviderMaker(settings, session)
     made: dict[str, BatchProvider] = {}
-    if settings.openai_api_key:
-        secret = settings.openai_api_key.get_secret_value()
-        made["openai"] = OpenAIBatches("openai", settings.openai_base_url, secret, session)
-    if settings.anthropic_api_key:
-        secret = settings.anthropic_api_key.get_secret_value()
-        made["anthropic"] = AnthropicBatches("anthropic", settings.anthropic_base_url, secret, session)
+    if keys := maker.keys_of("openai"):
+        made["openai"] = OpenAIBatches("openai", settings.openai_base_url, KeyRing(keys[:1]), session)
+    if keys := maker.keys_of("anthropic"):
+        ring = KeyRing(keys[:1])
+        made["anthropic"] = AnthropicBatches("anthropic", settings.anthropic_base_url, ring, session)
     return made
 
 
-def chain_of(feature: Feature, backends: Backends) -> list[Step]:
+def chain_of(feature: Feature, backends: Backends) -> list[FeatureStep]:
     """What answers a request to a feature: its variants in order, and the static step.
 
     Raises:
@@ -84,7 +97,7 @@ def chain_of(feature: Feature, backends: Backends) -> list[Step]:
     return [*granted, static_step(feature.manifest.static)]
 
 
-def steps_of(feature: Feature, name: str, backends: Backends) -> list[Step]:
+def steps_of(feature: Feature, name: str, backends: Backends) -> list[FeatureStep]:
     """The steps of one variant: one a model; models of providers that are not configured are left out."""
     variant = feature.variants[name]
     spec = variant.spec
@@ -92,7 +105,8 @@ def steps_of(feature: Feature, name: str, backends: Backends) -> list[Step]:
     by = ServedBy(name, spec.pattern, name, variant.version)
     if isinstance(spec, EdgeVariant):
         edge = EdgeStep(spec, feature.manifest.output, backends.edge)
-        return [Step(by, f"edge/{spec.model}", edge, timeout_s=timeout_s)]
+        cascades_on = ABSTAINED if spec.cascade else frozenset()
+        return [Step(by, f"edge/{spec.model}", edge, timeout_s=timeout_s, cascades_on=cascades_on)]
     if isinstance(spec, PrecomputedVariant):
         stored = PrecomputedStep(feature, variant, backends.results)
         return [Step(by, "store", stored, timeout_s=timeout_s)]
@@ -106,41 +120,70 @@ def _api_steps(
     by: ServedBy,
     backends: Backends,
     timeout_s: float | None,
-) -> list[Step]:
-    steps = []
-    for target in spec.models:
-        vendor, _, model = target.partition("/")
+) -> list[FeatureStep]:
+    steps: list[FeatureStep] = []
+    for named in spec.models:
+        if named.startswith(PREFIX):
+            steps += _by_route(feature, variant, spec, by, backends, named, timeout_s)
+            continue
+        vendor, _, model = named.partition("/")
         provider = backends.providers.get(vendor)
         if provider is None:
-            log.warning("provider_not_configured", variant=variant.name, model=target)
+            log.warning("provider_not_configured", variant=variant.name, model=named)
             continue
-        ask = ApiStep(variant, provider, model)
-        ask.render(feature.manifest.example.input)  # a prompt that cannot be filled fails here
-        steps.append(Step(by, target, ask, retries=spec.retries, timeout_s=timeout_s))
+        ask = ApiStep(variant, provider, model, feature.manifest.input)
+        steps.append(_api_step(feature, ask, Step(by, named, ask, spec.retries, timeout_s)))
     return steps
 
 
-def price(feature: str, attempt: Attempt, local_price: Price | None, share: float = 1.0) -> None:
+def _by_route(
+    feature: Feature,
+    variant: LoadedVariant,
+    spec: ApiVariant,
+    by: ServedBy,
+    backends: Backends,
+    named: str,
+    timeout_s: float | None,
+) -> list[FeatureStep]:
+    """A route's targets, with its time-outs and its breakers, for a variant's prompt."""
+    route = backends.routes.find(named)
+    steps = []
+    for like, live in zip(backends.routes.steps_of(route, named), route.in_order(), strict=True):
+        times = live.spec.timeouts
+        ask = ApiStep(variant, live.provider, live.spec.model_for(named), feature.manifest.input, times)
+        own_s = min(times.total_s, timeout_s or times.total_s)
+        step = Step(by, like.target, ask, live.spec.retries, own_s, gate=live.gate)
+        steps.append(_api_step(feature, ask, replace(step, context_tokens=live.spec.context_tokens)))
+    return steps
+
+
+def _api_step(feature: Feature, ask: ApiStep, step: FeatureStep) -> FeatureStep:
+    ask.render(feature.manifest.example.input)  # a prompt that cannot be filled fails here
+    return replace(step, repair=ask.repair)
+
+
+def price(feature: str, attempt: Attempt, tariff: Tariff, share: float = 1.0) -> None:
     """Sets what an attempt cost: nothing without tokens, None where the price is unknown.
 
     Args:
         feature: whose.
         attempt: that is priced.
-        local_price: of self-hosted models.
-        share: of a vendor's price, where it has another way of being asked.
+        tariff: the prices.
+        share: of a price, where the vendor has another way of being asked.
     """
     by, usage = attempt.served_by, attempt.usage
-    vendor, _, model = attempt.target.partition("/")
-    local = by.pattern != "api" or vendor == "local"
     if usage is None:
         # What a vendor billed for an attempt that told no usage is not known, unless it was not asked.
-        attempt.cost_usd = 0.0 if local or attempt.outcome == BreakerOpen.code else None
+        known = by.pattern != "api" or attempt.outcome in NOT_ASKED or tariff.is_free(attempt.target)
+        attempt.cost_usd = 0.0 if known else None
         return
-    cost = cost_usd(usage, local_price) if local else vendor_cost_usd(vendor, model, usage)
+    cost = tariff.cost_usd(attempt.target, usage) if by.pattern == "api" else 0.0
     attempt.cost_usd = None if cost is None else cost * share
-    for kind in ("input", "cached_input", "output"):
-        TOKENS.labels(feature, by.variant, attempt.target, kind).inc(getattr(usage, kind))
+    name = by.variant or by.step
+    for kind in ("input", "cached_input", "cache_write", "output", "reasoning"):
+        if tokens := getattr(usage, kind):
+            TOKENS.labels(feature, name, attempt.target, kind).inc(tokens)
     if attempt.cost_usd is None:
-        UNPRICED.labels(feature, by.variant, attempt.target).inc()
+        UNPRICED.labels(feature, name, attempt.target).inc()
     else:
-        COST_USD.labels(feature, by.variant, attempt.target).inc(attempt.cost_usd)
+        COST_USD.labels(feature, name, attempt.target).inc(attempt.cost_usd)

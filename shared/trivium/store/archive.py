@@ -1,6 +1,5 @@
 """Archives: the records that features pre-compute for, and their embeddings."""
 
-import hashlib
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +9,7 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from trivium.domain.precompute import Item
+from trivium.domain.recording import hash_of
 from trivium.store.bulk import upsert
 from trivium.store.engine import Database
 from trivium.store.tables import archive_embedding, archive_item, precompute_run
@@ -21,7 +21,7 @@ _PORTION = 2_000
 
 def input_hash(record: Record) -> str:
     """The first 32 hex digits of the SHA-256 of a record in canonical JSON."""
-    return hashlib.sha256(orjson.dumps(record, option=orjson.OPT_SORT_KEYS)).hexdigest()[:32]
+    return hash_of(record)
 
 
 class ArchiveRepository:
@@ -47,9 +47,8 @@ class ArchiveRepository:
         now = time.time()
         rows = []
         for key, record in records.items():
-            canonical = orjson.dumps(record, option=orjson.OPT_SORT_KEYS)
-            digest = hashlib.sha256(canonical).hexdigest()[:32]
-            rows.append((archive, key, canonical.decode(), digest, now))
+            canonical = orjson.dumps(record, option=orjson.OPT_SORT_KEYS).decode()
+            rows.append((archive, key, canonical, hash_of(record), now))
         changed = "archive_item.input_hash <> new.input_hash"
         await upsert(self._database, connection, archive_item, _ITEM, rows, only_if=changed)
 

@@ -28,6 +28,7 @@ def rows_of(made: Inference) -> tuple[Row, list[Row]]:
         "key_id": made.key_id,
         "entity_key": made.question.entity_key,
         "input": made.question.input,
+        "input_hash": None,
         "output": answer.output,
         "step": by.step,
         "pattern": by.pattern,
@@ -46,6 +47,7 @@ def rows_of(made: Inference) -> tuple[Row, list[Row]]:
         "deadline_ms": made.deadline_ms,
         "created_at": made.created_at,
         "status": made.status,
+        "cached": made.cached,
     }
     attempts = [
         {
@@ -62,9 +64,12 @@ def rows_of(made: Inference) -> tuple[Row, list[Row]]:
             "input_tokens": tried.usage.input if tried.usage else None,
             "cached_input_tokens": tried.usage.cached_input if tried.usage else None,
             "output_tokens": tried.usage.output if tried.usage else None,
+            "cache_write_tokens": tried.usage.cache_write if tried.usage else None,
+            "reasoning_tokens": tried.usage.reasoning if tried.usage else None,
             "cost_usd": tried.cost_usd,
             "latency_ms": tried.latency_ms,
             "created_at": made.created_at,
+            "key_id": made.key_id,
         }
         for number, tried in enumerate(made.attempts, start=1)
     ]
@@ -73,7 +78,7 @@ def rows_of(made: Inference) -> tuple[Row, list[Row]]:
 
 def _values(row: Row, columns: tuple[str, ...]) -> tuple[Any, ...]:
     return tuple(
-        orjson.dumps(row[name]).decode() if name in _JSON and row[name] is not None else row[name]
+        orjson.dumps(row[name]).decode() if name in _JSON and row.get(name) is not None else row.get(name)
         for name in columns
     )
 
@@ -86,8 +91,8 @@ class InferenceRepository:
 
     async def add(self, rows: list[Row], attempts: list[Row]) -> None:
         """Stores rows in one transaction; those that stand already are left as they are."""
-        # A journal may have been written before there was a status.
-        rows = [{"status": "done", **row} for row in rows]
+        # A journal may have been written by the version before.
+        rows = [{"status": "done", "cached": False, **row} for row in rows]
         async with self._database.transaction() as connection:
             await connection.execute(select(1))
             for table, columns, some in ((inference, _INFERENCE, rows), (attempt, _ATTEMPT, attempts)):

@@ -3,7 +3,7 @@
 import hashlib
 import secrets
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import structlog
@@ -22,6 +22,18 @@ _MISSES_A_SECOND = 20
 
 
 @dataclass(frozen=True, slots=True)
+class Allowance:
+    """What a key may use; None is without limit."""
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    monthly_usd: float | None = None
+
+
+UNLIMITED = Allowance()
+
+
+@dataclass(frozen=True, slots=True)
 class Key:
     """What a key may do."""
 
@@ -29,6 +41,7 @@ class Key:
     name: str
     scopes: frozenset[str]
     expires_at: float | None
+    allowance: Allowance = UNLIMITED
 
     def demand(self, scope: str) -> "Key":
         """Raises Forbidden without the scope; `admin` holds every scope."""
@@ -49,7 +62,13 @@ class KeyRepository:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def create(self, name: str, scopes: list[str], days: float | None = None) -> tuple[Key, str]:
+    async def create(
+        self,
+        name: str,
+        scopes: list[str],
+        days: float | None = None,
+        allowance: Allowance = UNLIMITED,
+    ) -> tuple[Key, str]:
         """Makes a key; the secret is returned here and can never be read again."""
         unknown = [scope for scope in scopes if scope not in SCOPES]
         if unknown or not scopes:
@@ -64,6 +83,7 @@ class KeyRepository:
             "scopes": sorted(set(scopes)),
             "created_at": now,
             "expires_at": expires_at,
+            **asdict(allowance),
         }
         async with self._database.transaction() as connection:
             await connection.execute(insert(api_key), row)
@@ -141,4 +161,5 @@ class KeyCache:
 
 
 def _key(row: dict[str, Any]) -> Key:
-    return Key(row["id"], row["name"], frozenset(row["scopes"]), row["expires_at"])
+    allowance = Allowance(row["requests_per_minute"], row["tokens_per_minute"], row["monthly_usd"])
+    return Key(row["id"], row["name"], frozenset(row["scopes"]), row["expires_at"], allowance)

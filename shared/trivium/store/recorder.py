@@ -13,6 +13,7 @@ import structlog
 
 from trivium.domain.feedback import Feedback
 from trivium.domain.inference import Inference
+from trivium.domain.recording import Keeping
 from trivium.errors import Unavailable
 from trivium.metrics import QUEUE_DEPTH, RECORDS_DROPPED
 from trivium.store.feedback import FeedbackRepository
@@ -27,6 +28,7 @@ RETRY_S = 2.0
 BATCH = 500
 FEEDBACK_S = 1.0
 RECENT = 2_000
+EVERYTHING = Keeping()
 
 
 class Recorder:
@@ -56,10 +58,14 @@ class Recorder:
                 await self.flush()
         self._journal.close()
 
-    def record(self, made: Inference) -> None:
-        """Notes an inference; never waits for the database."""
+    def record(self, made: Inference, keeping: Keeping = EVERYTHING) -> None:
+        """Notes an inference, as much of it as is to be kept; never waits for the database.
+
+        In memory the whole of it stays for a while, for the caller to read back.
+        """
         row, attempts = rows_of(made)
-        if not self._journal.append({"inference": row, "attempts": attempts}):
+        kept = keeping.of(made.id, row["input"], row["output"])
+        if not self._journal.append({"inference": {**row, **kept}, "attempts": attempts}):
             RECORDS_DROPPED.inc()
             return
         self._recent[made.id] = row
@@ -82,19 +88,26 @@ class Recorder:
         """An inference's row: from memory if it is recent, else from the database."""
         return self._recent.get(inference_id) or await self._inferences.find(inference_id)
 
-    async def settle(self, row: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    async def settle(
+        self, row: dict[str, Any], change: dict[str, Any], keeping: Keeping = EVERYTHING
+    ) -> dict[str, Any]:
         """Gives an inference that was generating its answer, once; returns its row as it stands then.
 
         The answer to one that still waits in the journal waits there too, behind it.
         """
         own = str(row["id"])
-        settled = await self._inferences.settle(own, change)
+        stored = {**change}
+        if "output" in change:
+            stored["output"] = keeping.of(own, None, change["output"])["output"]
+        settled = await self._inferences.settle(own, stored)
         if settled is None:
             recent = self._recent.get(own, row)
             if recent["status"] == "done":  # by another reader, at the same time
                 return recent
-            self._journal.append({"settled": {"inference_id": own, "change": change}})
+            self._journal.append({"settled": {"inference_id": own, "change": stored}})
             settled = {**row, **change}
+        elif settled["output"] is None and "output" in change:
+            settled = {**settled, "output": change["output"]}
         if own in self._recent:
             self._recent[own] = settled
         return settled

@@ -15,6 +15,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
@@ -43,6 +44,9 @@ api_key = Table(
     Column("created_at", Double, nullable=False),
     Column("expires_at", Double),
     Column("revoked_at", Double),
+    Column("requests_per_minute", Integer),
+    Column("tokens_per_minute", Integer),
+    Column("monthly_usd", Double),
 )
 
 inference = Table(
@@ -54,8 +58,10 @@ inference = Table(
     Column("subject_id", Text, nullable=False),
     Column("key_id", ID, nullable=False),
     Column("entity_key", KEY),
-    Column("input", Json, nullable=False),
-    Column("output", Json, nullable=False),
+    # Null where the feature's recording keeps no payload.
+    Column("input", Json),
+    Column("output", Json),
+    Column("input_hash", String(32)),
     Column("step", NAME, nullable=False),
     Column("pattern", String(16), nullable=False),
     Column("variant", NAME),
@@ -74,6 +80,7 @@ inference = Table(
     Column("created_at", Double, nullable=False),
     # generating: the answer so far is a placeholder, and the worker is asked for the real one.
     Column("status", String(16), nullable=False, server_default="done"),
+    Column("cached", Boolean, nullable=False, server_default=false()),
     Index(None, "feature", "created_at"),
 )
 
@@ -93,10 +100,14 @@ attempt = Table(
     Column("input_tokens", Integer),
     Column("cached_input_tokens", Integer),
     Column("output_tokens", Integer),
+    Column("cache_write_tokens", Integer),
+    Column("reasoning_tokens", Integer),
     Column("cost_usd", Double),
     Column("latency_ms", Double, nullable=False),
     Column("created_at", Double, nullable=False),
+    Column("key_id", ID),
     Index(None, "feature", "created_at"),
+    Index(None, "key_id", "created_at"),
 )
 
 # No foreign key: feedback may come before its inference has been written.

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 import structlog
 
 from batch_worker.jobs.job import Later
-from trivium.domain.fallback import Step
 from trivium.domain.inference import Attempt
 from trivium.domain.precompute import Batch, Dead, Item, Result
 from trivium.errors import SchemaViolation
 from trivium.features import Feature
 from trivium.llm.batches import BATCH_PRICE_SHARE, BatchItem, BatchOutcome, BatchProvider, NotRun
+from trivium.llm.prices import Tariff
 from trivium.patterns.api import ApiStep
-from trivium.patterns.steps import price
+from trivium.patterns.steps import FeatureStep, price
 from trivium.precompute.lease import LeaseLost
 from trivium.store.chunks import ChunkRepository, Claim
 
@@ -35,7 +35,7 @@ class BatchApiJob:
     """
 
     feature: Feature
-    step: Step
+    step: FeatureStep
     ask: ApiStep
     vendor: BatchProvider
     chunks: ChunkRepository
@@ -89,7 +89,7 @@ class BatchApiJob:
         attempt = Attempt(self.step.served_by, self.step.target, "ok", 0.0)
         attempt.usage = completion.usage if completion else getattr(error, "usage", None)
         if attempt.usage:
-            price(self.feature.name, attempt, None, BATCH_PRICE_SHARE)
+            price(self.feature.name, attempt, Tariff(), BATCH_PRICE_SHARE)
         if completion:
             try:
                 answer = self.ask.answer(completion)

@@ -7,7 +7,7 @@ from batch_worker.jobs.job import AWAY_CODES, Job
 from batch_worker.jobs.neighbours import NeighboursJob, Spaces
 from batch_worker.jobs.template import TemplateJob
 from batch_worker.jobs.variants import VariantsJob
-from trivium.domain.fallback import Breakers
+from trivium.domain.breaker import Breakers
 from trivium.domain.manifest import EdgeVariant, PrecomputedVariant
 from trivium.errors import ConfigurationError
 from trivium.features import Catalogue, Feature, LoadedVariant
@@ -85,7 +85,7 @@ class JobFactory:
             steps,
             self.breakers,
             self.api_at_once,
-            self.backends.local_price,
+            self.backends.tariff,
             AWAY_CODES,
             rows=spec.chunk_rows if edge_only else API_ROWS,
         )

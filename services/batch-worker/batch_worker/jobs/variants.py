@@ -3,14 +3,15 @@
 import asyncio
 from dataclasses import dataclass
 
-from trivium.domain.cost import Price
-from trivium.domain.fallback import Breakers, Deadline, Step, run_chain, static_step
+from trivium.domain.breaker import Breakers
+from trivium.domain.fallback import Deadline, run_chain, static_step
 from trivium.domain.inference import Attempt, Question, StepAnswer
 from trivium.domain.precompute import Batch, Dead, Item, Result
 from trivium.errors import ConnectionFailed, LowConfidence, OutOfScope, Overloaded, SchemaViolation, StepError
 from trivium.features import Feature
+from trivium.llm.prices import Tariff
 from trivium.patterns.edge import EdgeStep
-from trivium.patterns.steps import price
+from trivium.patterns.steps import FeatureStep, price
 from trivium.store.chunks import Claim
 
 ABSTAINED = frozenset({LowConfidence.code, OutOfScope.code})
@@ -27,10 +28,10 @@ class VariantsJob:
     """Computes items with steps; those of a first edge step go through it many at once."""
 
     feature: Feature
-    steps: list[Step]
+    steps: list[FeatureStep]
     breakers: Breakers
     at_once: int
-    local_price: Price | None
+    tariff: Tariff
     away_codes: frozenset[str]
     rows: int = 0
 
@@ -80,7 +81,7 @@ class VariantsJob:
                 return error
         return answer
 
-    async def _through(self, steps: list[Step], item: Item, reason: StepError | None) -> Result | Dead:
+    async def _through(self, steps: list[FeatureStep], item: Item, reason: StepError | None) -> Result | Dead:
         """Walks the chain for one item."""
         outcomes = [reason.code] if reason else []
         detail = reason.detail if reason else ""
@@ -111,7 +112,7 @@ class VariantsJob:
 
     def _cost(self, attempts: list[Attempt]) -> float | None:
         for attempt in attempts:
-            price(self.feature.name, attempt, self.local_price)
+            price(self.feature.name, attempt, self.tariff)
         costs = [attempt.cost_usd for attempt in attempts]
         return None if None in costs else sum(cost for cost in costs if cost)
 

@@ -2,12 +2,13 @@
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from gateway.routes.infer_stream import Heard, streamed
 from gateway.routes.inferences import GENERATING, InferenceOut, answered
 from gateway.routes.problems import PROBLEMS
-from gateway.state import State, scope
+from gateway.state import State, scope, wants_fresh
 from trivium.domain.inference import Question, Subject
 from trivium.features import Feature
 from trivium.store.inferences import rows_of
@@ -40,10 +41,11 @@ class InferIn(BaseModel):
     deadline_ms: int | None = Field(
         None, ge=1, le=60_000, description="Milliseconds; by default the manifest's."
     )
-    mode: Literal["sync", "async"] = Field(
+    mode: Literal["sync", "async", "stream"] = Field(
         "sync",
         description="async: where no stored result can be served, answer 202 at once instead of asking the "
-        "other steps of the chain.",
+        "other steps of the chain. stream: server-sent events `begin`, `delta` (the model's own text, not "
+        "yet checked) and `done` with the answer.",
     )
 
 
@@ -62,22 +64,29 @@ class FeatureOut(BaseModel):
 
 
 @router.post("/{feature}/infer", response_model=InferenceOut, responses=GENERATING)
-async def infer(feature: str, body: InferIn, state: State, key: Infer) -> InferenceOut | Response:
+async def infer(
+    feature: str, body: InferIn, request: Request, state: State, key: Infer
+) -> InferenceOut | Response:
     """Answers a question inside its deadline, from the first step of the chain that can.
 
     Where that is a stored result which is not there yet, and nothing but the non-AI version could answer
     in its place, the answer is 202: the worker is asked for it.
     """
     subject = Subject(body.subject.id, body.subject.properties)
-    made = await state.serving.serve(
+    heard = Heard() if body.mode == "stream" else None
+    question = Question(body.input, body.entity_key, heard)
+    serving = state.serving.serve(
         feature,
-        Question(body.input, body.entity_key),
+        question,
         subject,
-        key.id,
+        key,
         body.deadline_ms,
-        wait=body.mode == "sync",
+        wait=body.mode != "async",
+        fresh=wants_fresh(request),
     )
-    return answered(rows_of(made)[0])
+    if heard:
+        return await streamed(state, key, serving, heard)
+    return answered(rows_of(await serving)[0])
 
 
 @router.get("")

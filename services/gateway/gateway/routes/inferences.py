@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from math import ceil
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -37,11 +37,13 @@ class ServedByOut(BaseModel):
 
 
 class UsageOut(BaseModel):
-    """Tokens of all attempts; `cached_input` is part of `input`."""
+    """Tokens of all attempts; `cached_input` and `cache_write` count as `input` too, `reasoning` as `output`."""
 
     input: int
     output: int
     cached_input: int
+    cache_write: int = 0
+    reasoning: int = 0
 
 
 class InferenceOut(BaseModel):
@@ -49,7 +51,7 @@ class InferenceOut(BaseModel):
 
     inference_id: str
     status: Literal["done"] = "done"
-    output: dict[str, Any]
+    output: dict[str, Any] | None = Field(description="Null where the feature's recording does not keep it.")
     arm: str = Field(description="treatment (the AI) or control (the non-AI version).")
     served_by: ServedByOut
     degraded: bool = Field(description="A later step than the first answered.")
@@ -58,6 +60,7 @@ class InferenceOut(BaseModel):
     stale: bool
     stale_reason: str | None
     age_s: float | None = Field(description="Seconds since a stored result was computed.")
+    cached: bool = Field(description="The same question of the same key was answered before, and kept.")
     usage: UsageOut | None
     cost_usd: float | None = Field(description="Null where the price of an attempt is unknown.")
     latency_ms: float
@@ -68,7 +71,7 @@ class GeneratingOut(BaseModel):
 
     inference_id: str
     status: Literal["generating"] = "generating"
-    placeholder: dict[str, Any]
+    placeholder: dict[str, Any] | None
     fallback_reason: str | None = Field(description="result_missing or result_stale.")
     retry_after_ms: int
 
@@ -113,6 +116,7 @@ def inference_out(row: dict[str, Any]) -> InferenceOut | GeneratingOut:
         stale=row["stale"],
         stale_reason=row["stale_reason"],
         age_s=row["age_s"],
+        cached=row["cached"],
         usage=row["usage"],
         cost_usd=row["cost_usd"],
         latency_ms=round(row["latency_ms"], 3),
@@ -145,7 +149,7 @@ async def events(inference_id: UUID, state: State, key: Infer) -> StreamingRespo
     if state.streams.locked():
         raise Unavailable(f"{MAX_STREAMS} streams are open", retry_after_s=5)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    stream = _events(state, inference_id, key, row)
+    stream = events_of(state, inference_id, key, row)
     return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
 
 
@@ -156,9 +160,10 @@ async def _row(state: GatewayState, inference_id: UUID, key: Key) -> dict[str, A
     return await state.serving.settled(row)
 
 
-async def _events(
+async def events_of(
     state: GatewayState, inference_id: UUID, key: Key, row: dict[str, Any]
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
+    """The events from an inference's row as it stands until its answer is there."""
     async with state.streams:
         end = time.monotonic() + EVENTS_S
         beat = time.monotonic()
