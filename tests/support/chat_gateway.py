@@ -36,7 +36,7 @@ serve: llm-v1
 fallback: [{static: {label: nothing}}]
 rollout: {flag: echo}
 evaluation: {dataset: golden.jsonl}
-budget: {monthly_usd: 1}
+budget: {monthly_usd: 1000}
 example: {input: {text: hello}}
 """
 LABEL = {"route/label": {"targets": [{"provider": "local", "model": "label"}]}}

@@ -37,7 +37,7 @@ class ServedByOut(BaseModel):
 
 
 class UsageOut(BaseModel):
-    """Tokens of all attempts; `cached_input` and `cache_write` count as `input` too, `reasoning` as `output`."""
+    """Tokens of all attempts; `cached_input` and `cache_write` are in `input`, `reasoning` is in `output`."""
 
     input: int
     output: int
