@@ -6,6 +6,7 @@ import structlog
 
 from trivium.domain.inference import Arm, Attempt, Inference, ServedBy
 from trivium.domain.recording import Keeping
+from trivium.domain.route import PREFIX
 from trivium.llm.prices import Tariff
 from trivium.metrics import ATTEMPTS, CASCADE_SAVED_USD, CASCADES, FALLBACKS, INFERENCE_LATENCY, INFERENCES
 from trivium.patterns.steps import price
@@ -48,7 +49,8 @@ def _count(made: Inference) -> None:
         ATTEMPTS.labels(made.feature, name, tried.pattern, attempt.target, attempt.outcome).inc()
     for tried, reason in _passed_over(made):
         FALLBACKS.labels(made.feature, tried.variant or tried.step, tried.pattern, reason).inc()
-    told = log.debug if outcome in ("ok", "control") else log.info
+    # Of chats that went well the ledger tells enough: a line costs a tenth of them.
+    told = log.debug if outcome == "ok" and made.feature.startswith(PREFIX) else log.info
     told(
         "inference",
         inference_id=made.id,

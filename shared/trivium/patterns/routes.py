@@ -91,6 +91,7 @@ class RouteTable:
         self._routes = Routes()
         self._live: dict[str, LiveRoute] = {}
         self._steps: OrderedDict[tuple[str, str], dict[int, ChatStep]] = OrderedDict()
+        self._told_apart: set[str] = set()
 
     @property
     def names(self) -> list[str]:
@@ -152,15 +153,24 @@ class RouteTable:
         plain = model.removeprefix(PREFIX)
         made = self._steps.get((route.name, plain))
         if made is None:
-            made = {id(target): _step(route, target, plain) for target in route.targets.values()}
-            for target in route.targets.values():
-                if target.spec.price:
-                    price = Price(**target.spec.price.model_dump())
-                    self._tariff.overrides[target.spec.name_for(plain)] = price
+            made = self._made(route, plain)
             self._steps[route.name, plain] = made
             if len(self._steps) > MAX_NAMES:
                 self._steps.popitem(last=False)
         return [made[id(target)] for target in route.in_order()]
+
+    def _made(self, route: LiveRoute, asked: str) -> dict[int, ChatStep]:
+        # Beyond so many a caller could fill metrics and breakers with names of its own making.
+        if len(self._told_apart) < MAX_NAMES:
+            self._told_apart.add(asked)
+        shown = asked if asked in self._told_apart else route.spec.match or asked
+        made = {}
+        for target in route.targets.values():
+            name = target.spec.name_for(shown)
+            if target.spec.price:
+                self._tariff.overrides[name] = Price(**target.spec.price.model_dump())
+            made[id(target)] = _step(route, target, asked, name)
+        return made
 
     def _alive(self, name: str, route: Route) -> LiveRoute:
         targets = {}
@@ -197,7 +207,7 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
     return found.st_mtime_ns, found.st_size, found.st_ino
 
 
-def _step(route: LiveRoute, live: LiveTarget, asked: str) -> ChatStep:
+def _step(route: LiveRoute, live: LiveTarget, asked: str, name: str) -> ChatStep:
     spec, provider = live.spec, live.provider
     model = spec.model_for(asked)
     times = spec.timeouts
@@ -210,7 +220,7 @@ def _step(route: LiveRoute, live: LiveTarget, asked: str) -> ChatStep:
 
     return ChatStep(
         served_by=ServedBy(route.name, "api", None, route.version, model),
-        target=spec.name_for(asked),
+        target=name,
         ask=ask,
         retries=spec.retries,
         granted_s=min(times.total_s, route.spec.deadline_ms / 1000 / len(route.spec.targets)),

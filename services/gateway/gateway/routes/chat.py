@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.chats import Exchange
+from gateway.routes.chat_docs import REQUEST, RESPONSES
 from gateway.routes.chat_features import answer_feature
 from gateway.routes.openai_errors import openai_error
 from gateway.routes.openai_stream import EventStream, while_there
@@ -81,7 +82,7 @@ class ShortCut:
 router = APIRouter(prefix="/v1", tags=["chat"], route_class=OpenAIRoute)
 
 
-@router.post("/chat/completions")
+@router.post("/chat/completions", responses=RESPONSES, openapi_extra={"requestBody": REQUEST})
 async def chat_completions(request: Request) -> Response:
     """Answers a chat as OpenAI's endpoint of this name does.
 
@@ -105,7 +106,7 @@ async def chat_completions(request: Request) -> Response:
     return await while_there(request, _completed(state, exchange))
 
 
-@router.get("/models")
+@router.get("/models", responses={200: {"description": "A list, in OpenAI's shape."}})
 async def models(request: Request) -> Response:
     """The routes and features that can be called by their names; never what stands behind them."""
     state = state_of(request)

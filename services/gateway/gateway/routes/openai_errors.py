@@ -21,6 +21,18 @@ from trivium.errors import (
 )
 
 log = structlog.get_logger()
+KINDS = {
+    400: "The request is wrong, or the provider refused it; `param` names the field.",
+    401: "No key, or not a valid one.",
+    403: "The key lacks the scope.",
+    404: "There is no such route or feature.",
+    413: "The body is too large.",
+    429: "A limit of the key, a budget or the provider's limit is reached.",
+    502: "No target could answer.",
+    503: "No target could be asked.",
+    504: "No target answered in time.",
+}
+"""What each status of an error says."""
 _CODES: dict[type[TriviumError], str] = {
     NotFound: "model_not_found",
     Unauthenticated: "invalid_api_key",
