@@ -52,10 +52,11 @@ def _budgets(settings: BackendSettings) -> dict[str, float | None]:
 
 async def _read(settings: BackendSettings, budgets: dict[str, float | None], days: int) -> "list[Costs]":
     from trivium.store.costs import CostRepository
-    from trivium.store.engine import Database
+    from trivium.store.engine import Database, migrate
 
     database = Database(settings.resolved_database_url)
     try:
+        await migrate(database)
         repository = CostRepository(database)
         return [await repository.of(name, days, budget) for name, budget in budgets.items()]
     finally:
