@@ -1,7 +1,8 @@
-"""Many rows at once: COPY and merge on PostgreSQL, `executemany` on SQLite."""
+"""Many rows at once: COPY and merge on PostgreSQL, many rows a statement on SQLite."""
 
-from collections.abc import Iterable, Sequence
-from functools import cache
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache, lru_cache
+from itertools import chain
 from typing import Any
 
 from sqlalchemy import Table
@@ -10,6 +11,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from trivium.store.engine import Database
 
 Values = Sequence[Any]
+SIZES = (256, 32, 4, 1)
+SQLITE_VARIABLES = 8_000
+"""Of a statement; SQLite takes 32,766 of them, and 999 before 3.32 of 2020."""
 
 
 async def upsert(
@@ -44,9 +48,12 @@ async def upsert(
     raw = (await connection.get_raw_connection()).driver_connection
     assert raw is not None
     if database.is_sqlite:
-        values = f"VALUES ({', '.join('?' * len(columns))})"
-        cursor = await raw.executemany(_merge(table, columns, values, only_if, replace), ordered)
-        await cursor.close()
+        # Many rows a statement: SQLite lets go of the interpreter for each, and must wait to have it back.
+        for portion in _portions(ordered, len(columns)):
+            values = f"VALUES {', '.join([_places(len(columns))] * len(portion))}"
+            statement = _merge(table, columns, values, only_if, replace)
+            cursor = await raw.execute(statement, list(chain.from_iterable(portion)))
+            await cursor.close()
         return
     incoming = f"incoming_{table.name}"
     await raw.execute(
@@ -57,7 +64,21 @@ async def upsert(
     await raw.execute(_merge(table, columns, chosen, only_if, replace))
 
 
+def _portions(rows: list[Values], columns: int) -> Iterator[list[Values]]:
+    """The rows in a few sizes only: each is a prepared statement that the connection keeps."""
+    start = 0
+    for size in SIZES:
+        while len(rows) - start >= size and size * columns <= SQLITE_VARIABLES:
+            yield rows[start : start + size]
+            start += size
+
+
 @cache
+def _places(count: int) -> str:
+    return f"({', '.join('?' * count)})"
+
+
+@lru_cache(maxsize=64)
 def _merge(table: Table, columns: tuple[str, ...], source: str, only_if: str | None, replace: bool) -> str:
     key = [c.name for c in table.primary_key]
     if not replace:
