@@ -300,3 +300,26 @@ async def test_without_redis_requests_are_answered_and_bounded(gateway: ChatGate
             )
     finally:
         valkey.start()
+
+
+async def test_a_weighted_routes_targets_share_the_requests_of_a_feature_too(
+    gateway: ChatGateway, provider: BrokenProvider
+) -> None:
+    both = [
+        {"provider": "openai", "model": f"w{n}", "base_url": provider.url, "weight": weight}
+        for n, weight in enumerate((3, 1))
+    ]
+    for one in both:
+        provider.fates[str(one["model"])] = _label
+    kept = {"route/mistaken": {"targets": [{"provider": "local", "model": "m"}]}}
+    gateway.write({**kept, "route/label": {"targets": both, "order": "weighted"}})
+    async with asyncio.timeout(5):
+        while not provider.of("w0"):
+            await _infer(gateway, "echo")
+            await asyncio.sleep(0.1)
+    provider.asked.clear()
+    for _ in range(60):
+        await _infer(gateway, "echo")
+    shares = [len(provider.of(f"w{n}")) / 60 for n in range(2)]
+    assert 0.5 < shares[0] < 0.97
+    assert shares[0] + shares[1] == 1

@@ -8,7 +8,7 @@ from gateway.books import Books
 from gateway.purse import Purse, Spending
 from gateway.visit import Visit
 from trivium.domain.breaker import Breakers
-from trivium.domain.fallback import ChainResult, Conduct, Deadline, run_chain
+from trivium.domain.fallback import ChainResult, Conduct, Deadline, drawn, run_chain
 from trivium.domain.inference import Arm, Inference, Question, Subject
 from trivium.domain.manifest import PrecomputedVariant
 from trivium.domain.precompute import Judged, RefreshReason
@@ -132,7 +132,7 @@ class Serving:
         self, visit: Visit, chain: list[FeatureStep], wait: bool, spending: Spending
     ) -> ChainResult:
         return await run_chain(
-            choose_variant(visit.arm, chain if wait else [chain[0], chain[-1]]),
+            drawn(choose_variant(visit.arm, chain if wait else [chain[0], chain[-1]])),
             visit.question,
             Deadline.after_ms(visit.limit_ms),
             self._breakers,

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import groupby
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import orjson
@@ -77,6 +78,8 @@ class Step(Generic[Q, A]):
     context_tokens: int | None = None
     cascades_on: frozenset[str] = frozenset()
     """Codes on which the next step is asked by design, so that its answer is not degraded."""
+    lot: Callable[[], Sequence[int]] | None = None
+    """Draws the order of the steps that share it and stand together; None leaves them as they stand."""
 
 
 Admit = Callable[[Step[Any, Any]], Awaitable[None]]
@@ -325,6 +328,15 @@ async def run_chain(
     # What was handed on by design and then not answered is degraded after all.
     reason = reason or next((a.outcome for a in walk.attempts if a.outcome != "ok"), None)
     return ChainResult(answer, last.served_by, reason, walk.attempts)
+
+
+def drawn(steps: Sequence[Step[Q, A]]) -> list[Step[Q, A]]:
+    """The steps in the order in which one request tries them."""
+    order: list[Step[Q, A]] = []
+    for lot, group in groupby(steps, key=lambda step: step.lot):
+        some = list(group)
+        order += [some[place] for place in lot()] if lot else some
+    return order
 
 
 def static_step(template: dict[str, Any]) -> Step[Question, StepAnswer]:

@@ -14,7 +14,7 @@ from trivium.domain.hedge import Hedging
 from trivium.domain.inference import ServedBy
 from trivium.domain.recording import Keeping, Recording
 from trivium.domain.route import PREFIX, Route, Routes, Target, parse_routes, version_of
-from trivium.errors import ConfigurationError, ManifestError, NotFound, TargetBusy, Unavailable
+from trivium.errors import ManifestError, NotFound, TargetBusy, TriviumError, Unavailable
 from trivium.llm.prices import Tariff
 from trivium.llm.provider import Chat, Completion, Limits, Provider
 from trivium.llm.rescue import ChatStep
@@ -69,14 +69,16 @@ class LiveRoute:
     hedging: Hedging | None
     keeping: Keeping
 
-    def in_order(self) -> list[LiveTarget]:
-        """The targets in the order they are to be tried; raises Unavailable if none can be called."""
-        places = {id(target): place for place, target in enumerate(self.spec.targets)}
-        order = [places[id(target)] for target in self.spec.in_order()]
-        found = [self.targets[place] for place in order if place in self.targets]
-        if not found:
-            raise Unavailable(f"{self.name}: no target has a key; its log says which were looked for")
-        return found
+    def places(self) -> list[int]:
+        """The places of the targets that can be called, in the order they are to be tried."""
+        known = {id(target): place for place, target in enumerate(self.spec.targets)}
+        order = [known[id(target)] for target in self.spec.in_order()]
+        return [place for place in order if place in self.targets]
+
+    def lot(self) -> list[int]:
+        """The same, counted among those that can be called."""
+        callable_ones = sorted(self.targets)
+        return [callable_ones.index(place) for place in self.places()]
 
 
 class RouteTable:
@@ -123,7 +125,7 @@ class RouteTable:
         try:
             self.load()
             self.on_change()
-        except (ConfigurationError, NotFound) as error:
+        except TriviumError as error:
             ROUTES_RELOADED.labels("refused").inc()
             log.error("routes_not_reloaded", detail=error.detail)
             self._routes, self._live, self._tariff.overrides = before
@@ -149,7 +151,18 @@ class RouteTable:
         return self._live[found[0]]
 
     def steps_of(self, route: LiveRoute, model: str) -> list[ChatStep]:
-        """The steps that answer a model's name by a route, in the order they are to be tried."""
+        """The steps that answer a model's name by a route, in the order they are to be tried.
+
+        Raises:
+            Unavailable: none of its targets can be called.
+        """
+        if not route.targets:
+            raise Unavailable(f"{route.name}: no target has a key; the gateway's log says whose is missing")
+        made = self.all_steps_of(route, model)
+        return [made[place] for place in route.places()]
+
+    def all_steps_of(self, route: LiveRoute, model: str) -> dict[int, ChatStep]:
+        """The same by the places of their targets."""
         plain = model.removeprefix(PREFIX)
         made = self._steps.get((route.name, plain))
         if made is None:
@@ -157,7 +170,7 @@ class RouteTable:
             self._steps[route.name, plain] = made
             if len(self._steps) > MAX_NAMES:
                 self._steps.popitem(last=False)
-        return [made[id(target)] for target in route.in_order()]
+        return made
 
     def _made(self, route: LiveRoute, asked: str) -> dict[int, ChatStep]:
         # Beyond so many a caller could fill metrics and breakers with names of its own making.
@@ -165,11 +178,11 @@ class RouteTable:
             self._told_apart.add(asked)
         shown = asked if asked in self._told_apart else route.spec.match or asked
         made = {}
-        for target in route.targets.values():
+        for place, target in route.targets.items():
             name = target.spec.name_for(shown)
             if target.spec.price:
                 self._tariff.overrides[name] = Price(**target.spec.price.model_dump())
-            made[id(target)] = _step(route, target, asked, name)
+            made[place] = _step(route, target, asked, name)
         return made
 
     def _alive(self, name: str, route: Route) -> LiveRoute:

@@ -147,12 +147,17 @@ def _by_route(
 ) -> list[FeatureStep]:
     """A route's targets, with its time-outs and its breakers, for a variant's prompt."""
     route = backends.routes.find(named)
+    if not route.targets:
+        log.warning("provider_not_configured", variant=variant.name, model=named)
+    likes = backends.routes.all_steps_of(route, named)
+    lot = route.lot if route.spec.order == "weighted" else None
     steps = []
-    for like, live in zip(backends.routes.steps_of(route, named), route.in_order(), strict=True):
+    for place, live in sorted(route.targets.items()):
+        like = likes[place]
         times = live.spec.timeouts
         ask = ApiStep(variant, live.provider, live.spec.model_for(named), feature.manifest.input, times)
         own_s = min(times.total_s, timeout_s or times.total_s)
-        step = Step(by, like.target, ask, live.spec.retries, own_s, gate=live.gate)
+        step = Step(by, like.target, ask, live.spec.retries, own_s, gate=live.gate, lot=lot)
         steps.append(_api_step(feature, ask, replace(step, context_tokens=live.spec.context_tokens)))
     return steps
 

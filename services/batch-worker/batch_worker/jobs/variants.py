@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import dataclass
 
 from trivium.domain.breaker import Breakers
-from trivium.domain.fallback import Deadline, run_chain, static_step
+from trivium.domain.fallback import Deadline, drawn, run_chain, static_step
 from trivium.domain.inference import Attempt, Question, StepAnswer
 from trivium.domain.precompute import Batch, Dead, Item, Result
 from trivium.errors import ConnectionFailed, LowConfidence, OutOfScope, Overloaded, SchemaViolation, StepError
@@ -88,7 +88,7 @@ class VariantsJob:
         cost: float | None = 0.0
         if steps:
             walked = await run_chain(
-                [*steps, static_step({})],
+                [*drawn(steps), static_step({})],
                 Question(item.record, item.entity_key),
                 Deadline.after_ms(1000 * ITEM_S * len(steps)),
                 self.breakers,
