@@ -39,7 +39,7 @@ output: {output}
 deadline_ms: 5000
 variants:
   edge-v1: {{pattern: edge, model: ticket-triage}}
-  stored-v0: {{pattern: precomputed, archive: inbox, compute: {{variants: [edge-v1]}}, max_age_s: 1}}
+  stored-v0: {{pattern: precomputed, archive: inbox, compute: {{variants: [edge-v1]}}, max_age_s: 60}}
   stored-v1:
     pattern: precomputed
     archive: inbox
