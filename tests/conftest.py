@@ -16,6 +16,14 @@ from trivium.store.engine import Database, migrate
 ROOT = Path(__file__).parents[1]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share what is slow to start run in one process of several; others go by their file."""
+    for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        shared = next((name for name in ("platform", "unleash") if name in fixtures), None)
+        item.add_marker(pytest.mark.xdist_group(shared or str(item.path)))
+
+
 @pytest.fixture(autouse=True)
 def _no_settings_of_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
     """A test's settings are its own."""

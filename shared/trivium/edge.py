@@ -15,6 +15,8 @@ from trivium.errors import (
 )
 from trivium.http import DEADLINE_HEADER, seconds_of
 
+_TEXTS_A_CALL = 64
+
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
@@ -58,6 +60,18 @@ class EdgeClient:
         if response.status != 200:
             _refuse(response.status, response.headers.get("Retry-After"), raw)
         return _prediction(raw, len(texts), outputs)
+
+    async def embed(self, model: str, texts: list[str], timeout_s: float = 30.0) -> list[list[float]]:
+        """A vector of unit length for each text, in their order; `timeout_s` is for each call of several.
+
+        Raises:
+            StepError: as `predict`.
+        """
+        vectors: list[list[float]] = []
+        for start in range(0, len(texts), _TEXTS_A_CALL):
+            part = texts[start : start + _TEXTS_A_CALL]
+            vectors += (await self.predict(model, part, ["embedding"], timeout_s)).outputs["embedding"]
+        return vectors
 
 
 def _refuse(status: int, retry_after: str | None, raw: bytes) -> None:

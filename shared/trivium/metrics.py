@@ -75,6 +75,11 @@ CASCADE_SAVED_USD = Counter(
     "What the next step would have cost for what the first answered, by its mean cost so far.",
     ("feature",),
 )
+SHADOW_ANSWERS = Counter(
+    "trivium_shadow_answers_total",
+    "What candidates did beside the served variant: agrees, differs, failed, skipped (as many ran as may).",
+    ("feature", "variant", "outcome"),
+)
 FEEDBACK = Counter("trivium_feedback_total", "Feedback events taken.", ("kind",))
 QUEUE_DEPTH = Gauge("trivium_queue_depth", "What waits, by queue: journal, chunks, edge.", ("queue",))
 RECORDS_DROPPED = Counter("trivium_records_dropped_total", "Records that the full journal could not take.")

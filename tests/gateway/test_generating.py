@@ -213,7 +213,7 @@ async def test_a_changed_input_is_served_stale_and_soon_fresh(gateway: Any, work
 async def test_async_asks_no_other_step_and_both_wish_what_is_missing(gateway: Any, worker: Any) -> None:
     feature = "with-another-step"
     await worker.compute("M-1", variant="stored-v0", feature=feature)
-    await worker.change("M-1", age_s=10)  # what the other step has is stale itself
+    await worker.change("M-1", age_s=100)  # what the other step has is stale itself
     answer = await gateway.infer("M-1", "text of M-1", feature=feature)
     assert answer.status_code == 200
     body = answer.json()

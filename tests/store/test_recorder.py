@@ -20,6 +20,7 @@ from trivium.store.feedback import FeedbackRepository
 from trivium.store.inferences import InferenceRepository, rows_of
 from trivium.store.journal import Journal
 from trivium.store.recorder import RECENT, Recorder
+from trivium.store.shadows import ShadowRepository
 from trivium.store.tables import attempt, inference
 from trivium.telemetry import new_id
 
@@ -37,8 +38,12 @@ class AwayDatabase(Protocol):
 
 
 def _recorder(database: Database, folder: Path, max_bytes: int = 256 * 1024 * 1024) -> Recorder:
-    journal = Journal(folder / "journal", max_bytes)
-    return Recorder(journal, InferenceRepository(database), FeedbackRepository(database))
+    return _on(database, Journal(folder / "journal", max_bytes))
+
+
+def _on(database: Database, journal: Journal) -> Recorder:
+    repositories = InferenceRepository(database), FeedbackRepository(database), ShadowRepository(database)
+    return Recorder(journal, *repositories)
 
 
 async def _until(ready: Callable[[], Awaitable[bool]], seconds: float = 6) -> None:
@@ -376,7 +381,7 @@ async def test_what_is_recorded_during_a_flush_still_counts_as_waiting(
     database: Database, tmp_path: Path, make_inference: MakeInference
 ) -> None:
     journal = Journal(tmp_path / "journal")
-    recorder = Recorder(journal, InferenceRepository(database), FeedbackRepository(database))
+    recorder = _on(database, journal)
     recorder.record(make_inference())
     flushing = asyncio.create_task(recorder.flush())
     await asyncio.sleep(0)  # it has ended the segment and waits

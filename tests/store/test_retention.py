@@ -7,9 +7,10 @@ from sqlalchemy import func, select
 
 from trivium.store.engine import Database
 from trivium.store.feedback import FeedbackRepository
-from trivium.store.inferences import InferenceRepository, rows_of
+from trivium.store.inferences import InferenceRepository, attempt_rows, rows_of
 from trivium.store.retention import DAY_S, LEDGER_DAYS, RetentionRepository
-from trivium.store.tables import attempt, feedback, inference
+from trivium.store.shadows import ShadowRepository
+from trivium.store.tables import attempt, feedback, inference, shadow_answer
 
 
 async def _aged(database: Database, make_inference: Any, days: list[float], **more: Any) -> list[str]:
@@ -69,3 +70,38 @@ async def test_many_go_in_portions_and_what_was_cut_short_goes_on(
     assert await _count(database, inference) == 2_100
     assert await retention.forget("reply", 30, portion=1_000) == (0, 2_100)
     assert await _count(database, attempt) == 0
+
+
+async def test_what_candidates_said_goes_as_payloads_do_and_its_cost_stays_for_its_time(
+    database: Database, make_inference: Any
+) -> None:
+    shadows = ShadowRepository(database)
+    for age in (1, 31, LEDGER_DAYS + 1):
+        made = make_inference()
+        at = time.time() - age * DAY_S
+        row = {
+            "id": f"s-{age}",
+            "inference_id": made.id,
+            "feature": "reply",
+            "served_variant": "a",
+            "served_version": "1",
+            "variant": "b",
+            "version": "2",
+            "outcome": "ok",
+            "output": {"label": "x"},
+            "agrees": True,
+            "confidence": None,
+            "latency_ms": 3.0,
+            "cost_usd": 0.5,
+            "created_at": at,
+        }
+        await shadows.add([row], attempt_rows(row["id"], "shadow/reply", None, at, made.attempts[:1]))
+    retention = RetentionRepository(database)
+    assert await retention.forget_shadows("other", 30) == 0
+    assert await retention.forget_shadows("reply", 30) == 2  # one output, one whole answer
+    async with database.transaction() as connection:
+        own = shadow_answer.c
+        left = (await connection.execute(select(own.id, own.output, own.cost_usd).order_by(own.id))).all()
+    assert [tuple(row) for row in left] == [("s-1", {"label": "x"}, 0.5), ("s-31", None, 0.5)]
+    assert await _count(database, attempt) == 2
+    assert await retention.forget_shadows("reply", 30) == 0

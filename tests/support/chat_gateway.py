@@ -139,11 +139,13 @@ class Streamed:
 
 
 @asynccontextmanager
-async def chat_gateway(folder: Path, routes: dict[str, Any], **settings: Any) -> AsyncIterator[ChatGateway]:
+async def chat_gateway(
+    folder: Path, routes: dict[str, Any], feature: str = FEATURE, **settings: Any
+) -> AsyncIterator[ChatGateway]:
     """Starts one."""
     features = folder / "features/echo"
     features.mkdir(parents=True)
-    (features / "feature.yaml").write_text(FEATURE)
+    (features / "feature.yaml").write_text(feature)
     (features / "golden.jsonl").write_text("{}\n")
     (features / "prompt.md").write_text("## user\n{{ text }}\n")
     (folder / "flags.json").write_text(json.dumps(FLAGS))

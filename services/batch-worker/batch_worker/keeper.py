@@ -79,8 +79,9 @@ class Keeper:
         days = {feature.name: feature.manifest.recording.retention_days for feature in self._catalogue}
         for name, kept in (days | dict.fromkeys(self._routes.names, Recording().retention_days)).items():
             payloads, rows = await self._retention.forget(name, kept)
-            if payloads or rows:
-                log.info("forgotten", feature=name, payloads=payloads, inferences=rows)
+            shadows = await self._retention.forget_shadows(name, kept)
+            if payloads or rows or shadows:
+                log.info("forgotten", feature=name, payloads=payloads, inferences=rows, shadows=shadows)
 
     async def _refresh(self) -> None:
         for name, variant_name in await self._results.wanted():

@@ -18,6 +18,7 @@ from gateway.routes import chat, costs, features, feedback, health, inferences, 
 from gateway.routes.chat import ShortCut
 from gateway.serving import Serving
 from gateway.settings import GatewaySettings
+from gateway.shadows import Shadows
 from gateway.state import GatewayState, admin_or_service, scope
 from trivium.domain.breaker import Breakers, breaker_of
 from trivium.features import load_catalogue
@@ -42,6 +43,7 @@ from trivium.store.redis_guard import RedisGuard
 from trivium.store.refresher import Refresher
 from trivium.store.results import ResultRepository
 from trivium.store.runs import RunRepository
+from trivium.store.shadows import ShadowRepository
 from trivium.telemetry import run_in_background
 from trivium.web import add_documents, add_metrics, add_middleware, service_key_guard
 
@@ -109,6 +111,7 @@ async def _build(settings: GatewaySettings, stack: AsyncExitStack) -> GatewaySta
         Journal(settings.state_dir / "journal", settings.journal_max_bytes),
         InferenceRepository(database),
         FeedbackRepository(database),
+        ShadowRepository(database),
     )
     recorder.start()
     stack.push_async_callback(recorder.stop)
@@ -119,7 +122,9 @@ async def _build(settings: GatewaySettings, stack: AsyncExitStack) -> GatewaySta
     stack.push_async_callback(refresher.stop)
     books = Books(backends.tariff, recorder)
     purse, cache = await _build_purse(settings, database, backends.tariff, stack)
-    serving = Serving(catalogue, backends, flags, breakers, books, refresher, purse, cache)
+    shadows = Shadows(catalogue, backends, purse, books)
+    stack.push_async_callback(shadows.stop)
+    serving = Serving(catalogue, backends, flags, breakers, books, refresher, purse, cache, shadows)
     chats = Chats(backends.routes, breakers, books, purse, cache)
     _watch_routes(backends.routes, serving, stack)
     chunks = ChunkRepository(database)

@@ -6,6 +6,7 @@ from typing import Literal
 
 from gateway.books import Books
 from gateway.purse import Purse, Spending
+from gateway.shadows import Shadows
 from gateway.visit import Visit
 from trivium.domain.breaker import Breakers
 from trivium.domain.fallback import ChainResult, Conduct, Deadline, drawn, run_chain
@@ -49,6 +50,7 @@ class Serving:
         refresher: Refresher,
         purse: Purse,
         cache: ResponseCache,
+        shadows: Shadows,
     ) -> None:
         self.catalogue = catalogue
         self._backends = backends
@@ -58,11 +60,13 @@ class Serving:
         self._refresher = refresher
         self._purse = purse
         self._cache = cache
+        self._shadows = shadows
         self.rebuild()
 
     def rebuild(self) -> None:
         """Makes the chains anew, after the routes that they go by have changed."""
         self._chains = {feature.name: chain_of(feature, self._backends) for feature in self.catalogue}
+        self._shadows.rebuild()
 
     async def serve(
         self,
@@ -105,6 +109,7 @@ class Serving:
         if stored and arm is Arm.TREATMENT:
             self._wish(feature, made)
         self._books.enter(made, feature.keeping)
+        self._shadows.offer(feature, made)
         return made
 
     async def _kept(self, visit: Visit) -> ChainResult | None:

@@ -64,9 +64,7 @@ class Visit:
 
     def estimate(self) -> Usage:
         """The tokens that the question may cost, rather too many than too few."""
-        spec, prompt = self._served.spec, self._served.prompt or ""
-        most = spec.max_output_tokens if isinstance(spec, ApiVariant) else 256
-        return estimated(len(orjson.dumps(self.question.input)) + len(prompt), most)
+        return estimate_of(self._served, self.question)
 
     def answered(self, result: ChainResult) -> Inference:
         """The inference of an answer."""
@@ -110,6 +108,12 @@ class Visit:
             handed_on_from=handed_on_from,
             cached=bool(self.attempts) and self.attempts[-1].target == CACHE,
         )
+
+
+def estimate_of(variant: LoadedVariant, question: Question) -> Usage:
+    """The tokens that a variant's answer to a question may cost, rather too many than too few."""
+    most = variant.spec.max_output_tokens if isinstance(variant.spec, ApiVariant) else 256
+    return estimated(len(orjson.dumps(question.input)) + len(variant.prompt or ""), most)
 
 
 def _named(result: ChainResult) -> ServedBy:

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from trivium.domain.manifest import SHADOW
 from trivium.domain.projection import Interval
 from trivium.domain.route import PREFIX, parse_routes
 from trivium.features import load_catalogue
@@ -40,9 +41,11 @@ def costs(
 
 
 def _budgets(settings: BackendSettings) -> dict[str, float | None]:
-    budgets: dict[str, float | None] = {
-        feature.name: feature.manifest.budget.monthly_usd for feature in load_catalogue(settings.features_dir)
-    }
+    budgets: dict[str, float | None] = {}
+    for feature in load_catalogue(settings.features_dir):
+        budgets[feature.name] = feature.manifest.budget.monthly_usd
+        if shadow := feature.manifest.shadow:
+            budgets[SHADOW + feature.name] = shadow.monthly_usd
     file = settings.resolved_routes_file
     if file.is_file():
         routes = parse_routes(file.read_text(encoding="utf-8"), str(file)).routes

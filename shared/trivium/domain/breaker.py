@@ -130,7 +130,11 @@ class Breaker:
         self.on_change(self.target, state)
 
 
-def breaker_of(target: str, on_change: Callable[[str, int], None]) -> Breaker:
+def _untold(target: str, state: int) -> None:
+    """Nobody asked to be told."""
+
+
+def breaker_of(target: str, on_change: Callable[[str, int], None] = _untold) -> Breaker:
     """The breaker of a target: vendors are found out sooner than our own servers, and asked again sooner."""
     if target == "store" or target.startswith("edge/"):
         return Breaker(target, on_change=on_change)

@@ -23,7 +23,10 @@ WITH_VALUE = frozenset({Kind.EDITED, Kind.CORRECTION})
 
 @dataclass(frozen=True, slots=True)
 class Feedback:
-    """One event; `value` is the right output of a correction or an edit. Times are Unix seconds."""
+    """One event; `value` is the right output of a correction or an edit. Times are Unix seconds.
+
+    `edit_distance` says how far that is from what was answered, 0 to 1; None until both are known.
+    """
 
     id: str
     inference_id: str
@@ -33,6 +36,7 @@ class Feedback:
     value: dict[str, Any] | None
     occurred_at: float
     received_at: float
+    edit_distance: float | None = None
 
     def same_event(self, other: "Feedback") -> bool:
         """Whether a repeated Idempotency-Key really repeats the event."""

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 import jsonschema_rs
 from cronsim import CronSim, CronSimError
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Discriminator,
@@ -148,24 +149,26 @@ class SqlSource(_Strict):
     connection: Name = Field(description="Name of the connection in TRIVIUM_SOURCE_CONNECTIONS.")
 
 
+def _is_cron(value: str) -> str:
+    try:
+        next(CronSim(value, datetime(2024, 1, 1, tzinfo=UTC)))
+    except CronSimError as error:
+        raise ValueError(f"not a cron expression: {error}") from error
+    except StopIteration:
+        raise ValueError("never comes about") from None
+    return value
+
+
+Cron = Annotated[str, AfterValidator(_is_cron), Field(description="When: five fields, in UTC.")]
+
+
 class Schedule(_Strict):
     """When a run starts by itself."""
 
-    cron: str = Field(description="Five fields, in UTC.")
+    cron: Cron
     overlap: Literal["skip", "queue"] = Field(
         "skip", description="What becomes of a run that is due while another runs."
     )
-
-    @field_validator("cron")
-    @classmethod
-    def _is_cron(cls, value: str) -> str:
-        try:
-            next(CronSim(value, datetime(2024, 1, 1, tzinfo=UTC)))
-        except CronSimError as error:
-            raise ValueError(f"not a cron expression: {error}") from error
-        except StopIteration:
-            raise ValueError("never comes about") from None
-        return value
 
 
 class PrecomputedVariant(_Variant):
@@ -226,11 +229,28 @@ class RolloutGates(_Strict):
     error_rate_max: float = Field(0.02, ge=0, le=1)
 
 
+class Cohort(_Strict):
+    """Subjects that have opted in: those with one of the values of a property."""
+
+    property: str = Field(min_length=1, description="Of the subject's properties.")
+    values: list[str] = Field(min_length=1)
+
+
 class Rollout(_Strict):
-    """The flag that decides the arm, and the gates of a stage."""
+    """The flag that decides the arm, the gates of a stage, and who is in which."""
 
     flag: str = Field(min_length=1)
     gates: RolloutGates = RolloutGates()
+    min_subjects: int = Field(
+        200, ge=10, description="Subjects of the treatment arm below which there is no verdict."
+    )
+    staging_subjects: list[str] = Field(
+        [], description="Ids of those who get the AI in every stage, `staging` included."
+    )
+    limited_percent: int = Field(10, ge=1, le=20, description="Of the subjects, in the stage `limited`.")
+    limited_cohort: Cohort | None = Field(
+        None, description="Who gets the AI in the stage `limited`, instead of a percentage."
+    )
 
 
 class Threshold(_Strict):
@@ -241,10 +261,39 @@ class Threshold(_Strict):
 
 
 class Evaluation(_Strict):
-    """The fixed dataset and what must be reached on it."""
+    """The fixed dataset, how answers are scored, and what must be reached on it."""
 
     dataset: str
+    evaluators: list[str | dict[str, Any]] = Field(
+        [],
+        description="A name, or {name: parameters}; a dotted path names one of your own. By default those "
+        "whose metrics the gates name.",
+    )
     gates: dict[str, Threshold] = {}
+
+
+SHADOW = "shadow/"
+"""Before a feature's name: what its shadow is called in the ledger and among the budgets."""
+
+
+class Shadow(_Strict):
+    """A candidate that answers beside the served variant; nobody sees its answers but you."""
+
+    variant: Name
+    share: float = Field(0.1, gt=0, le=1, description="Of the treated requests.")
+    monthly_usd: float = Field(gt=0, description="A budget of its own.")
+    at_once: int = Field(4, ge=1, le=64, description="Most that run at once in one gateway.")
+
+
+class Drift(_Strict):
+    """What traffic is compared with what it was."""
+
+    window: int = Field(500, ge=50, le=20_000, description="Inferences of a current window.")
+    reference: int = Field(
+        2_000, ge=200, le=50_000, description="Inferences of the reference, the first of a version."
+    )
+    cron: Cron = "17 * * * *"
+    false_discovery_rate: float = Field(0.05, gt=0, lt=0.5, description="Over the columns of a window.")
 
 
 class Budget(_Strict):
@@ -277,6 +326,8 @@ class Manifest(_Strict):
     evaluation: Evaluation
     budget: Budget
     recording: Recording = Field(Recording(), description="What of inputs and outputs is kept.")
+    shadow: Shadow | None = None
+    drift: Drift = Drift()
     example: Example
 
     @property
@@ -369,11 +420,27 @@ def _check(manifest: Manifest) -> Iterator[Fault]:
             yield place, f"$input: {field!r} is not a property of input"
     for name, variant in manifest.variants.items():
         yield from _check_variant(manifest, name, variant)
+    yield from _check_gates(manifest)
+    if manifest.shadow:
+        yield from _check_shadow(manifest, manifest.shadow.variant)
+
+
+def _check_gates(manifest: Manifest) -> Iterator[Fault]:
     for metric, gate in manifest.evaluation.gates.items():
         if gate.min is None and gate.max is None:
             yield ("evaluation", "gates", metric), "give min, max or both"
         elif gate.min is not None and gate.max is not None and gate.min > gate.max:
             yield ("evaluation", "gates", metric), f"min {gate.min} is over max {gate.max}"
+
+
+def _check_shadow(manifest: Manifest, name: str) -> Iterator[Fault]:
+    place: Path = ("shadow", "variant")
+    if name not in manifest.variants:
+        yield place, f"{name!r} is not a variant; there are {', '.join(manifest.variants)}"
+    elif name == manifest.serve:
+        yield place, f"{name!r} is served; a shadow is of another"
+    elif isinstance(manifest.variants[name], PrecomputedVariant):
+        yield place, f"{name!r} is precomputed: compare its results by `trivium compare`"
 
 
 def _inputs_of(template: Any) -> Iterator[Any]:

@@ -92,6 +92,25 @@ def chain_of(feature: Feature, backends: Backends) -> list[FeatureStep]:
             f"{feature.name} serves {served}, but none of its providers is configured "
             f"(there are {', '.join(backends.providers)}); set its key, or serve another variant"
         )
+    return _ending_static(feature, steps)
+
+
+def alone(feature: Feature, name: str, backends: Backends) -> list[FeatureStep]:
+    """One variant's own steps, and the static step that tells when none of them answered.
+
+    Raises:
+        ConfigurationError: none of the variant's providers is configured.
+    """
+    steps = steps_of(feature, name, backends)
+    if not steps:
+        raise ConfigurationError(
+            f"{feature.name}: none of the providers of {name} is configured (there are "
+            f"{', '.join(backends.providers)}); set its key"
+        )
+    return _ending_static(feature, steps)
+
+
+def _ending_static(feature: Feature, steps: list[FeatureStep]) -> list[FeatureStep]:
     share_s = feature.manifest.deadline_ms / 1000 / len(steps)
     granted = [replace(step, granted_s=min(share_s, step.timeout_s or share_s)) for step in steps]
     return [*granted, static_step(feature.manifest.static)]

@@ -1,12 +1,14 @@
 """Inferences and their attempts, as rows."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 import orjson
 from sqlalchemy import select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from trivium.domain.inference import Inference
+from trivium.domain.inference import Attempt, Inference
 from trivium.store.bulk import upsert
 from trivium.store.engine import Database
 from trivium.store.tables import attempt, inference
@@ -49,11 +51,18 @@ def rows_of(made: Inference) -> tuple[Row, list[Row]]:
         "status": made.status,
         "cached": made.cached,
     }
-    attempts = [
+    return row, attempt_rows(made.id, made.feature, made.key_id, made.created_at, made.attempts)
+
+
+def attempt_rows(
+    inference_id: str, feature: str, key_id: str | None, created_at: float, attempts: Sequence[Attempt]
+) -> list[Row]:
+    """The ledger's rows of what was tried for one inference, in order."""
+    return [
         {
-            "inference_id": made.id,
+            "inference_id": inference_id,
             "number": number,
-            "feature": made.feature,
+            "feature": feature,
             "step": tried.served_by.step,
             "pattern": tried.served_by.pattern,
             "variant": tried.served_by.variant,
@@ -68,12 +77,18 @@ def rows_of(made: Inference) -> tuple[Row, list[Row]]:
             "reasoning_tokens": tried.usage.reasoning if tried.usage else None,
             "cost_usd": tried.cost_usd,
             "latency_ms": tried.latency_ms,
-            "created_at": made.created_at,
-            "key_id": made.key_id,
+            "created_at": created_at,
+            "key_id": key_id,
         }
-        for number, tried in enumerate(made.attempts, start=1)
+        for number, tried in enumerate(attempts, start=1)
     ]
-    return row, attempts
+
+
+async def add_attempts(database: Database, connection: AsyncConnection, rows: list[Row]) -> None:
+    """Stores rows of the ledger, within a transaction; those that stand already are left as they are."""
+    await upsert(
+        database, connection, attempt, _ATTEMPT, [_values(row, _ATTEMPT) for row in rows], replace=False
+    )
 
 
 def _values(row: Row, columns: tuple[str, ...]) -> tuple[Any, ...]:
@@ -95,9 +110,9 @@ class InferenceRepository:
         rows = [{"status": "done", "cached": False, **row} for row in rows]
         async with self._database.transaction() as connection:
             await connection.execute(select(1))
-            for table, columns, some in ((inference, _INFERENCE, rows), (attempt, _ATTEMPT, attempts)):
-                values = [_values(row, columns) for row in some]
-                await upsert(self._database, connection, table, columns, values, replace=False)
+            values = [_values(row, _INFERENCE) for row in rows]
+            await upsert(self._database, connection, inference, _INFERENCE, values, replace=False)
+            await add_attempts(self._database, connection, attempts)
 
     async def settle(self, inference_id: str, change: Row) -> Row | None:
         """Gives an inference that was generating its answer; one that has it already keeps it.

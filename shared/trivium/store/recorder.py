@@ -12,13 +12,14 @@ import orjson
 import structlog
 
 from trivium.domain.feedback import Feedback
-from trivium.domain.inference import Inference
+from trivium.domain.inference import Attempt, Inference
 from trivium.domain.recording import Keeping
 from trivium.errors import Unavailable
 from trivium.metrics import QUEUE_DEPTH, RECORDS_DROPPED
 from trivium.store.feedback import FeedbackRepository
-from trivium.store.inferences import InferenceRepository, rows_of
+from trivium.store.inferences import InferenceRepository, attempt_rows, rows_of
 from trivium.store.journal import Journal, Record, read_segment
+from trivium.store.shadows import ShadowRepository
 from trivium.telemetry import run_in_background
 from trivium.waiting import TookTooLong, at_most
 
@@ -35,11 +36,16 @@ class Recorder:
     """Takes inferences and feedback; a background task carries them to the database."""
 
     def __init__(
-        self, journal: Journal, inferences: InferenceRepository, feedback: FeedbackRepository
+        self,
+        journal: Journal,
+        inferences: InferenceRepository,
+        feedback: FeedbackRepository,
+        shadows: ShadowRepository,
     ) -> None:
         self._journal = journal
         self._inferences = inferences
         self._feedback = feedback
+        self._shadows = shadows
         self._recent: OrderedDict[str, dict[str, Any]] = OrderedDict()
         QUEUE_DEPTH.labels("journal").set_function(lambda: journal.waiting)
         self._task: asyncio.Task[None] | None = None
@@ -71,6 +77,12 @@ class Recorder:
         self._recent[made.id] = row
         if len(self._recent) > RECENT:
             self._recent.popitem(last=False)
+
+    def record_shadow(self, row: Record, name: str, attempts: list[Attempt]) -> None:
+        """Notes what a candidate answered, and in the ledger under `name` what that cost."""
+        tried = attempt_rows(row["id"], name, None, row["created_at"], attempts)
+        if not self._journal.append({"shadow": row, "attempts": tried}):
+            RECORDS_DROPPED.inc()
 
     async def take_feedback(self, event: Feedback) -> tuple[Feedback, bool]:
         """Stores an event durably: in the database, or in the journal if that is away.
@@ -145,6 +157,9 @@ class Recorder:
         if made:
             attempts = [row for r in made for row in r["attempts"]]
             await self._inferences.add([r["inference"] for r in made], attempts)
+        if seen := [r for r in batch if "shadow" in r]:
+            attempts = [row for r in seen for row in r["attempts"]]
+            await self._shadows.add([r["shadow"] for r in seen], attempts)
         for settled in [r["settled"] for r in batch if "settled" in r]:
             await self._inferences.settle(**settled)
         if events := [r["feedback"] for r in batch if "feedback" in r]:

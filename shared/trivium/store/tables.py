@@ -120,6 +120,8 @@ feedback = Table(
     Column("idempotency_key", String(255), nullable=False),
     Column("kind", String(16), nullable=False),
     Column("value", Json),
+    # How far an edit or a correction is from what was answered, 0 to 1; null until that is known.
+    Column("edit_distance", Double),
     Column("occurred_at", Double, nullable=False),
     Column("received_at", Double, nullable=False),
     UniqueConstraint("key_id", "idempotency_key"),
@@ -262,4 +264,128 @@ refresh_request = Table(
     Column("record", Json),
     Column("requested_at", Double, nullable=False),
     Column("run_id", ID, index=True),
+)
+
+# An evaluation of one version of a variant on one version of a dataset.
+evaluation = Table(
+    "evaluation",
+    metadata,
+    Column("id", ID, primary_key=True),
+    Column("feature", NAME, nullable=False),
+    Column("variant", NAME, nullable=False),
+    Column("version", String(64), nullable=False),
+    Column("pattern", String(16), nullable=False),
+    Column("dataset", Text, nullable=False),
+    Column("dataset_sha256", String(64), nullable=False),
+    Column("evaluators_sha256", String(64), nullable=False),
+    Column("cases", Integer, nullable=False),
+    Column("repeats", Integer, nullable=False),
+    Column("failures", Integer, nullable=False),
+    Column("metrics", Json, nullable=False),
+    Column("gates", Json, nullable=False),
+    Column("passed", Boolean, nullable=False),
+    Column("cost_usd", Double),
+    Column("p50_ms", Double),
+    Column("p99_ms", Double),
+    Column("created_at", Double, nullable=False),
+    Index(None, "feature", "variant", "version"),
+)
+
+evaluation_case = Table(
+    "evaluation_case",
+    metadata,
+    Column("evaluation_id", ID, ForeignKey("evaluation.id"), primary_key=True),
+    Column("case_id", NAME, primary_key=True),
+    Column("repeat", Integer, primary_key=True),
+    Column("output", Json),
+    Column("scores", Json, nullable=False),
+    # Why there is nothing to score; a degraded answer is one such reason.
+    Column("failure", Text),
+    Column("confidence", Double),
+    Column("latency_ms", Double, nullable=False),
+    Column("cost_usd", Double),
+)
+
+# What moved a feature from stage to stage, or kept it there, with the figures it was decided on.
+decision = Table(
+    "decision",
+    metadata,
+    Column("id", ID, primary_key=True),
+    Column("feature", NAME, nullable=False),
+    Column("action", String(16), nullable=False),
+    Column("from_stage", String(16), nullable=False),
+    Column("to_stage", String(16), nullable=False),
+    Column("variant", NAME, nullable=False),
+    Column("version", String(64), nullable=False),
+    Column("decided_by", NAME, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("overridden", Boolean, nullable=False),
+    Column("figures", Json, nullable=False),
+    Column("created_at", Double, nullable=False),
+    CheckConstraint("action in ('advance', 'hold', 'roll_back')", name="action"),
+    Index(None, "feature", "created_at"),
+)
+
+# What a candidate would have answered beside the served variant; nobody has seen it.
+shadow_answer = Table(
+    "shadow_answer",
+    metadata,
+    Column("id", ID, primary_key=True),
+    Column("inference_id", ID, nullable=False, index=True),
+    Column("feature", NAME, nullable=False),
+    Column("served_variant", NAME),
+    Column("served_version", String(64)),
+    Column("variant", NAME, nullable=False),
+    Column("version", String(64), nullable=False),
+    Column("outcome", String(32), nullable=False),
+    Column("output", Json),
+    Column("agrees", Boolean),
+    Column("confidence", Double),
+    Column("latency_ms", Double, nullable=False),
+    Column("cost_usd", Double),
+    Column("created_at", Double, nullable=False),
+    Index(None, "feature", "created_at"),
+)
+
+# A person's verdict on what users said of one input: what the right output is, or that it teaches nothing.
+review = Table(
+    "review",
+    metadata,
+    Column("feature", NAME, primary_key=True),
+    Column("input_hash", String(32), primary_key=True),
+    Column("verdict", String(16), nullable=False),
+    Column("output", Json),
+    Column("decided_by", NAME, nullable=False),
+    Column("reason", Text),
+    Column("created_at", Double, nullable=False),
+    CheckConstraint("verdict in ('accept', 'amend', 'drop')", name="verdict"),
+)
+
+# What a feature's traffic looked like when it was right; drift is measured from it.
+drift_reference = Table(
+    "drift_reference",
+    metadata,
+    Column("feature", NAME, primary_key=True),
+    Column("variant", NAME, primary_key=True),
+    Column("version", String(64), primary_key=True),
+    Column("source", Text, nullable=False),
+    Column("rows", Integer, nullable=False),
+    Column("data", Json, nullable=False),
+    Column("created_at", Double, nullable=False),
+)
+
+drift_report = Table(
+    "drift_report",
+    metadata,
+    Column("id", ID, primary_key=True),
+    Column("feature", NAME, nullable=False),
+    Column("variant", NAME, nullable=False),
+    Column("version", String(64), nullable=False),
+    Column("window_from", Double, nullable=False),
+    Column("window_until", Double, nullable=False),
+    Column("rows", Integer, nullable=False),
+    Column("columns", Json, nullable=False),
+    Column("drifted", Boolean, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Index(None, "feature", "created_at"),
 )

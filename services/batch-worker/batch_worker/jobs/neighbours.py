@@ -18,7 +18,6 @@ from trivium.store.results import ResultRepository
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
-TEXTS_A_CALL = 64
 CALL_S = 60.0
 KEPT = 2
 # From so many records on an index (HNSW, approximate) takes less time than to compare all with all.
@@ -97,16 +96,12 @@ class NeighboursJob:
         items = await self._archive.items(self._spec.archive, keys)
         known = await self._archive.embedded(self._spec.archive, self.model, keys)
         todo = [item for item in items if known.get(item.entity_key) != item.input_hash]
-        made: list[Embedding] = []
-        for start in range(0, len(todo), TEXTS_A_CALL):
-            part = todo[start : start + TEXTS_A_CALL]
-            texts = [str(item.record.get(self._of.text_field, "")) for item in part]
-            prediction = await self._edge.predict(self.model, texts, ["embedding"], CALL_S)
-            made += [
-                Embedding(item.entity_key, item.input_hash, np.asarray(vector, dtype=np.float32).tobytes())
-                for item, vector in zip(part, prediction.outputs["embedding"], strict=True)
-            ]
-        return made
+        texts = [str(item.record.get(self._of.text_field, "")) for item in todo]
+        vectors = await self._edge.embed(self.model, texts, CALL_S)
+        return [
+            Embedding(item.entity_key, item.input_hash, np.asarray(vector, dtype=np.float32).tobytes())
+            for item, vector in zip(todo, vectors, strict=True)
+        ]
 
     async def select(self, claim: Claim) -> list[str]:
         """The keys of the entities whose neighbours are, or may be, others than those that are stored."""

@@ -1,0 +1,1 @@
+"""From what users said to a dataset that a model can be trained on."""

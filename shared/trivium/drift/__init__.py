@@ -1,0 +1,1 @@
+"""Whether the traffic is still what it was."""

@@ -1,0 +1,1 @@
+"""Where the answers are wrong: overridden and unsure inferences, grouped, named and ranked."""

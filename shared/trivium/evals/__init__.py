@@ -1,0 +1,1 @@
+"""Evaluations: a fixed dataset through the real pipeline, scored, compared, gated."""
