@@ -127,3 +127,21 @@ EDGE_COST_RATIO = Gauge(
 EDGE_WAIT = Gauge("trivium_edge_wait_seconds", "Predicted wait of a request that came now.")
 EDGE_SLOTS = Gauge("trivium_edge_slots", "Concurrent runs that the granted CPUs allow.")
 MODEL_READY = Gauge("trivium_model_ready", "1 for a model that serves.", ("model", "version"))
+GUARD_CHECKS = Counter(
+    "trivium_guard_checks_total",
+    "Looks of the guard, by what they found: not_running, not_enough, fine, sample_ratio, regression; away: "
+    "the database or the flag server was.",
+    ("feature", "outcome"),
+)
+GUARD_ACTIONS = Counter(
+    "trivium_guard_actions_total", "What the guard decided: roll_back, hold.", ("feature", "action")
+)
+GUARD_LAST_LOOK = Gauge(
+    "trivium_guard_last_look_timestamp_seconds", "When the guard last looked, in Unix time.", ("feature",)
+)
+GUARD_LOWER_BOUND = Gauge(
+    "trivium_guard_lower_bound",
+    "By how much treatment's rate is at least over control's, at all looks at once; over the margin the "
+    "guard rolls back. errors, slow, overrides.",
+    ("feature", "metric"),
+)

@@ -11,7 +11,8 @@ import pytest
 
 from trivium.errors import ConfigurationError
 from trivium.features import load_catalogue
-from trivium.flags import FlagSettings, UnleashFlags
+from trivium.flag_client import UnleashFlags
+from trivium.flags import FlagSettings
 
 SUBJECTS = [f"subject-{n}" for n in range(2000)]
 # The refresh interval is 1 s; the rest is for a busy machine.

@@ -20,7 +20,8 @@ from pydantic import SecretStr, ValidationError
 from support.platform import clean_environment
 from support.unleash import Unleash
 from trivium.errors import ConfigurationError
-from trivium.flags import FlagSettings, UnleashFlags
+from trivium.flag_client import UnleashFlags
+from trivium.flags import FlagSettings
 
 SUBJECTS = [f"subject-{n}" for n in range(2000)]
 # The refresh interval is 1 s, and Unleash itself looks for changes once a second; the rest is for a
@@ -333,7 +334,8 @@ def test_a_token_that_no_header_can_hold_is_refused_without_being_told(token: st
 
 SERVICE = """
 import asyncio
-from trivium.flags import FlagSettings, UnleashFlags
+from trivium.flag_client import UnleashFlags
+from trivium.flags import FlagSettings
 from trivium.telemetry import configure_logging
 
 async def serve() -> None:

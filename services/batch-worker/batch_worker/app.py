@@ -8,8 +8,10 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 
 import aiohttp
+import structlog
 from fastapi import Depends, FastAPI
 
+from batch_worker.guard import GuardRounds
 from batch_worker.jobs.chunks import ChunkWorker
 from batch_worker.jobs.factory import JobFactory
 from batch_worker.jobs.imports import Imports
@@ -19,18 +21,29 @@ from batch_worker.settings import WorkerSettings
 from batch_worker.worker import BatchWorker
 from trivium.domain.breaker import Breakers, breaker_of
 from trivium.errors import Unavailable
-from trivium.features import load_catalogue
+from trivium.features import Catalogue, load_catalogue
+from trivium.flag_admin import make_flag_admin
 from trivium.metrics import BREAKER_STATE
 from trivium.patterns.steps import make_backends, make_batch_providers
 from trivium.precompute.importing import Importer
+from trivium.rollouts.guard import Guard
+from trivium.rollouts.stages import Rollouts
 from trivium.store.archive import ArchiveRepository
+from trivium.store.attempts import AttemptRepository
 from trivium.store.chunks import ChunkRepository
+from trivium.store.decisions import DecisionRepository
 from trivium.store.engine import Database
+from trivium.store.leases import LeaseRepository
+from trivium.store.outcomes import OutcomeRepository
 from trivium.store.results import ResultRepository
 from trivium.store.retention import RetentionRepository
 from trivium.store.runs import RunRepository
 from trivium.telemetry import run_in_background
 from trivium.web import add_documents, add_metrics, add_middleware, service_key_guard
+
+log = structlog.get_logger()
+SETTLE_REFRESHES = 2.0
+"""Refreshes of the flags after which every gateway goes by a change."""
 
 
 def create_app(settings: WorkerSettings | None = None) -> FastAPI:
@@ -111,10 +124,33 @@ async def _start(settings: WorkerSettings, stack: AsyncExitStack) -> BatchWorker
     keeper = Keeper(catalogue, runs, results, chunks, vendors, retention, backends.routes)
     keeping = run_in_background(keeper.run(), "keeper")
     stack.push_async_callback(_cancel, keeping)
+    if rounds := _guard(settings, catalogue, database, session, name):
+        guarding = run_in_background(rounds.run(), "guard")
+        stack.push_async_callback(_cancel, guarding)
     running = run_in_background(worker.run(), "worker")
     stack.push_async_callback(_cancel, running)
     stack.push_async_callback(worker.drain)
     return worker
+
+
+def _guard(
+    settings: WorkerSettings,
+    catalogue: Catalogue,
+    database: Database,
+    session: aiohttp.ClientSession,
+    name: str,
+) -> GuardRounds | None:
+    """The guard; None where this worker is not told where the flags are, which is said once."""
+    settings = settings.model_copy(update={"flags_file": settings.resolved_flags_file})
+    if not settings.unleash_url and not settings.flags_file:
+        log.warning("guard_off", detail="neither TRIVIUM_UNLEASH_URL nor TRIVIUM_FLAGS_FILE is set")
+        return None
+    if settings.unleash_url and not settings.unleash_admin_token:
+        log.warning("guard_cannot_act", detail="TRIVIUM_UNLEASH_ADMIN_TOKEN is not set")
+    rollouts = Rollouts(DecisionRepository(database), make_flag_admin(settings, session))
+    outcomes, attempts = OutcomeRepository(database), AttemptRepository(database)
+    guard = Guard(rollouts, outcomes, attempts, SETTLE_REFRESHES * settings.flags_refresh_s)
+    return GuardRounds(catalogue, guard, LeaseRepository(database), settings.guard_interval_s, name)
 
 
 def _show_breaker(target: str, state: int) -> None:

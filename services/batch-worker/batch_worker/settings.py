@@ -2,10 +2,11 @@
 
 from pydantic import Field, SecretStr
 
+from trivium.flag_admin import FlagAdminSettings
 from trivium.llm.settings import BackendSettings
 
 
-class WorkerSettings(BackendSettings):
+class WorkerSettings(FlagAdminSettings, BackendSettings):
     """Everything that the worker reads from the environment."""
 
     worker_slots: int = Field(2, ge=1, le=64, description="Chunks that are worked on at once.")
@@ -24,6 +25,9 @@ class WorkerSettings(BackendSettings):
         4, ge=1, le=256, description="Calls of foundation models that one chunk makes at once."
     )
     worker_batch_poll_s: float = Field(60.0, gt=0, description="Seconds between looks at a vendor's batch.")
+    guard_interval_s: float = Field(
+        30.0, ge=1, description="Seconds between the guard's looks at the rollouts."
+    )
     source_connections: dict[str, SecretStr] = Field(
         {}, description="Databases that sources may query, as JSON: {name: SQLAlchemy URL}."
     )

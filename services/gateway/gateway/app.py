@@ -14,30 +14,36 @@ from starlette.middleware import Middleware
 from gateway.books import Books
 from gateway.chats import Chats
 from gateway.purse import Purse
-from gateway.routes import chat, costs, features, feedback, health, inferences, results, runs
+from gateway.routes import chat, costs, features, feedback, health, inferences, results, rollouts, runs
 from gateway.routes.chat import ShortCut
 from gateway.serving import Serving
 from gateway.settings import GatewaySettings
 from gateway.shadows import Shadows
 from gateway.state import GatewayState, admin_or_service, scope
+from gateway.statuses import Statuses
 from trivium.domain.breaker import Breakers, breaker_of
 from trivium.features import load_catalogue
-from trivium.flags import UnleashFlags
+from trivium.flag_admin import make_flag_admin
+from trivium.flag_client import UnleashFlags
 from trivium.llm.prices import Tariff
 from trivium.metrics import BREAKER_STATE, TASKS
 from trivium.patterns.routes import RouteTable
 from trivium.patterns.steps import make_backends
 from trivium.precompute.importing import Importer
+from trivium.promotions import check_promoted
+from trivium.rollouts.stages import Rollouts
 from trivium.store.archive import ArchiveRepository
 from trivium.store.cache import ResponseCache
 from trivium.store.chunks import ChunkRepository
 from trivium.store.costs import CostRepository
+from trivium.store.decisions import DecisionRepository
 from trivium.store.engine import Database
 from trivium.store.feedback import FeedbackRepository
 from trivium.store.inferences import InferenceRepository
 from trivium.store.journal import Journal
 from trivium.store.keys import KeyCache, KeyRepository
 from trivium.store.limits import Limits
+from trivium.store.outcomes import OutcomeRepository
 from trivium.store.recorder import Recorder
 from trivium.store.redis_guard import RedisGuard
 from trivium.store.refresher import Refresher
@@ -78,6 +84,7 @@ def create_app(settings: GatewaySettings | None = None) -> FastAPI:
         results.router,
         inferences.router,
         costs.router,
+        rollouts.router,
         runs.streamed,
         runs.router,
         health.router,
@@ -95,6 +102,7 @@ async def _build(settings: GatewaySettings, stack: AsyncExitStack) -> GatewaySta
     loop = asyncio.get_running_loop()
     TASKS.set_function(lambda: len(asyncio.all_tasks(loop)))
     catalogue = load_catalogue(settings.features_dir)
+    check_promoted(catalogue, settings.environment)
     database = Database(settings.resolved_database_url)
     stack.push_async_callback(database.close)
     session = await stack.enter_async_context(
@@ -140,6 +148,10 @@ async def _build(settings: GatewaySettings, stack: AsyncExitStack) -> GatewaySta
         chunks,
         importer,
         CostRepository(database),
+        Statuses(
+            Rollouts(DecisionRepository(database), make_flag_admin(settings, session)),
+            OutcomeRepository(database),
+        ),
     )
 
 

@@ -2,11 +2,11 @@
 
 from pydantic import Field
 
-from trivium.flags import FlagSettings
+from trivium.flag_admin import FlagAdminSettings
 from trivium.llm.settings import BackendSettings
 
 
-class GatewaySettings(FlagSettings, BackendSettings):
+class GatewaySettings(FlagAdminSettings, BackendSettings):
     """Everything that the gateway reads from the environment."""
 
     journal_max_bytes: int = Field(

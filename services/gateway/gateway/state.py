@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 from gateway.chats import Chats
 from gateway.serving import Serving
 from gateway.settings import GatewaySettings
+from gateway.statuses import Statuses
 from trivium.errors import Unauthenticated
 from trivium.features import Catalogue
 from trivium.precompute.importing import Importer
@@ -37,6 +38,7 @@ class GatewayState:
     chunks: ChunkRepository
     importer: Importer
     costs: CostRepository
+    statuses: Statuses
     streams: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_STREAMS))
     """Of server-sent events, that may be open at once."""
 

@@ -133,11 +133,18 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_drift_report")),
     )
     op.create_index(op.f("ix_drift_report_feature_created_at"), "drift_report", ["feature", "created_at"])
+    op.create_table(
+        "lease",
+        sa.Column("name", NAME, nullable=False),
+        sa.Column("holder", NAME, nullable=False),
+        sa.Column("until", sa.Double(), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_lease")),
+    )
 
 
 def downgrade() -> None:
     for table in (
-        *("drift_report", "drift_reference", "review", "shadow_answer", "decision"),
+        *("lease", "drift_report", "drift_reference", "review", "shadow_answer", "decision"),
         *("evaluation_case", "evaluation"),
     ):
         op.drop_table(table)

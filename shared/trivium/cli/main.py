@@ -6,7 +6,20 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
-from trivium.cli import costs, data, db, keys, load, precompute, prompt, results, train, up
+from trivium.cli import (
+    costs,
+    data,
+    db,
+    keys,
+    load,
+    precompute,
+    prompt,
+    results,
+    rollout,
+    status,
+    train,
+    up,
+)
 from trivium.domain.manifest import ApiVariant, manifest_schema
 from trivium.errors import TriviumError
 from trivium.settings import Settings
@@ -21,6 +34,8 @@ app.add_typer(results.app, name="results")
 app.add_typer(prompt.app, name="prompt")
 app.command("precompute")(precompute.precompute)
 app.command("costs")(costs.costs)
+app.command("rollout")(rollout.rollout)
+app.command("status")(status.status)
 app.command("train")(train.train)
 app.command("load")(load.load)
 app.command("up")(up.up)

@@ -1,12 +1,15 @@
 """`trivium up`: runs the whole platform on one machine."""
 
 import asyncio
+import json
 import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+
+from trivium.flags import FLAGS_FILE, read_flags
 
 
 def up(
@@ -26,7 +29,25 @@ def up(
             os.environ[name] = value
     settings = PlatformSettings()
     if settings.flags_file is None and settings.environment == "development":
-        example = settings.features_dir / "flags.json"
-        settings = settings.model_copy(update={"flags_file": Path(example)})
+        own = _flags_of_ones_own(settings.features_dir / FLAGS_FILE, settings.state_dir / FLAGS_FILE)
+        settings = settings.model_copy(update={"flags_file": own})
     console = Console(highlight=False, soft_wrap=True)
     asyncio.run(Platform(settings, console).run())
+
+
+def _flags_of_ones_own(example: Path, own: Path) -> Path:
+    """The flags in the state folder, with those of the example that are new.
+
+    So a rollout changes no file of the checkout.
+    """
+    if not example.is_file():
+        return own if own.is_file() else example
+    given = json.loads(read_flags(example))
+    state = json.loads(read_flags(own)) if own.is_file() else {**given, "features": []}
+    known = {flag.get("name") for flag in state["features"]}
+    new = [flag for flag in given["features"] if flag.get("name") not in known]
+    if new:
+        state["features"] += new
+        own.parent.mkdir(parents=True, exist_ok=True)
+        own.write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+    return own

@@ -23,12 +23,15 @@ def share(count: int, n: int) -> Estimate | None:
 
     Wilson, Probable inference, the law of succession, and statistical inference, JASA 22 (1927).
     """
-    if n == 0:
-        return None
-    p, square = count / n, Z * Z
+    return share_of(count / n, n) if n else None
+
+
+def share_of(p: float, n: float) -> Estimate:
+    """As `share`, of an observed share that is worth `n` independent observations, perhaps a fraction."""
+    square = Z * Z
     middle = (p + square / (2 * n)) / (1 + square / n)
     half = Z / (1 + square / n) * sqrt(p * (1 - p) / n + square / (4 * n * n))
-    return Estimate(p, max(0.0, middle - half), min(1.0, middle + half), n)
+    return Estimate(p, max(0.0, min(p, middle - half)), min(1.0, max(p, middle + half)), round(n))
 
 
 def mean(values: Sequence[float]) -> Estimate | None:
@@ -88,3 +91,21 @@ class ClusterSums:
         r = self.ratio
         squares = max(0.0, self.kk - 2 * r * self.nk + r * r * self.nn)
         return sqrt(squares * self.units / (self.units - 1)) / self.n
+
+
+NOTHING = ClusterSums()
+
+
+def clustered_share(sums: ClusterSums) -> Estimate | None:
+    """A share of occasions in clusters: Wilson's interval of as many as would say as much; None of none.
+
+    The occasions are divided by the design effect, the ratio of the clustered variance to that of independent
+    ones (Kish, Survey Sampling, 8.2), where that is over 1.
+    """
+    if not sums.n:
+        return None
+    p, se = sums.ratio, sums.standard_error
+    independent = p * (1 - p) / sums.n
+    effect = max(1.0, se * se / independent) if independent > 0 else 1.0
+    found = share_of(p, sums.n / effect)
+    return Estimate(found.value, found.low, found.high, int(sums.n))

@@ -389,3 +389,12 @@ drift_report = Table(
     Column("created_at", Double, nullable=False),
     Index(None, "feature", "created_at"),
 )
+
+# Work that one worker does for all: who does it, and until when, by the database's clock.
+lease = Table(
+    "lease",
+    metadata,
+    Column("name", NAME, primary_key=True),
+    Column("holder", NAME, nullable=False),
+    Column("until", Double, nullable=False),
+)
