@@ -7,9 +7,12 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from trivium.cli import (
+    compare,
     costs,
     data,
     db,
+    evaluate,
+    judge,
     keys,
     load,
     precompute,
@@ -19,6 +22,7 @@ from trivium.cli import (
     status,
     train,
     up,
+    variant,
 )
 from trivium.domain.manifest import ApiVariant, manifest_schema
 from trivium.errors import TriviumError
@@ -34,6 +38,10 @@ app.add_typer(results.app, name="results")
 app.add_typer(prompt.app, name="prompt")
 app.command("precompute")(precompute.precompute)
 app.command("costs")(costs.costs)
+app.command("eval")(evaluate.evaluate)
+app.command("compare")(compare.compare)
+app.add_typer(variant.app, name="variant")
+app.add_typer(judge.app, name="judge")
 app.command("rollout")(rollout.rollout)
 app.command("status")(status.status)
 app.command("train")(train.train)
@@ -52,10 +60,10 @@ def check() -> None:
 
     folder = Settings().features_dir
     for feature in load_catalogue(folder):
-        for variant in feature.variants.values():
-            if isinstance(variant.spec, ApiVariant) and variant.prompt is not None:
-                source = str(feature.folder / variant.spec.prompt)
-                Prompt(variant.prompt, source, feature.manifest.input).render(feature.manifest.example.input)
+        for one in feature.variants.values():
+            if isinstance(one.spec, ApiVariant) and one.prompt is not None:
+                source = str(feature.folder / one.spec.prompt)
+                Prompt(one.prompt, source, feature.manifest.input).render(feature.manifest.example.input)
         served = feature.variants[feature.manifest.serve]
         console.print(
             f"[green]ok[/] {feature.name}: serves {served.name} ({served.spec.pattern}, {served.version})"

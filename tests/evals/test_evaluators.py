@@ -1,0 +1,177 @@
+"""Each evaluator by hand, and what a manifest may say of them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trivium.errors import ConfigurationError
+from trivium.evals.cases import Answered, Asked
+from trivium.evals.evaluators import evaluators_sha256, make_evaluators
+from trivium.evals.evaluators.text import rouge_l
+from trivium.features import Feature, load_feature
+
+MANIFEST = """
+feature: reply
+owner: tests
+assessment: {{problem: p, data: d, acceptable_error_rate: 0.1, when_wrong: w}}
+success_metric: {{name: m, direction: down}}
+input: {{type: object, properties: {{text: {{type: string}}}}}}
+output:
+  type: object
+  required: [label]
+  properties: {{label: {{type: string}}, score: {{type: number}}, more: {{type: object}}}}
+deadline_ms: 5000
+variants: {{edge-v1: {{pattern: edge, model: triage/1}}}}
+serve: edge-v1
+fallback: [{{static: {{label: nothing}}}}]
+rollout: {{flag: reply}}
+evaluation: {{dataset: golden.jsonl, evaluators: {evaluators}, gates: {gates}}}
+budget: {{monthly_usd: 1}}
+example: {{input: {{text: hello}}}}
+"""
+OWN = """
+from dataclasses import dataclass
+from trivium.evals.evaluators import Scorer
+
+@dataclass(repr=False)
+class Length(Scorer):
+    most: int = 5
+    metrics = ("short",)
+
+    def evaluate(self, ctx):
+        return {"short": len(ctx.output.output["label"]) <= self.most}
+
+class Other:
+    pass
+"""
+
+
+@dataclass
+class Context:
+    """What pydantic-evals hands to an evaluator, as far as ours look at it."""
+
+    inputs: Asked
+    output: Answered
+    expected_output: dict[str, Any]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Callable[..., Feature]:
+    def write(evaluators: str = "[]", gates: str = "{}") -> Feature:
+        folder = tmp_path / "reply"
+        folder.mkdir(exist_ok=True)
+        (folder / "feature.yaml").write_text(MANIFEST.format(evaluators=evaluators, gates=gates))
+        (folder / "golden.jsonl").write_text('{"id": "1", "expected": {}}\n')
+        (folder / "own.py").write_text(OWN)
+        return load_feature(folder / "feature.yaml")
+
+    return write
+
+
+def _score(feature: Feature, output: dict[str, Any], expected: dict[str, Any]) -> dict[str, Any]:
+    answered = Answered(output, None, None, 1.0, 0.0)
+    found: dict[str, Any] = {}
+    for scorer in make_evaluators(feature, None):
+        context: Any = Context(Asked({}), answered, expected)
+        found |= scorer.evaluate(context)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("spec", "output", "expected", "scores"),
+    [
+        ("exact", {"label": "a"}, {"label": "a"}, {"exact": True}),
+        ("exact", {"label": "a", "score": 1}, {"label": "a"}, {"exact": False}),
+        ("{exact: {field: label}}", {"label": "a", "score": 1}, {"label": "a"}, {"exact": True}),
+        ("accuracy", {"label": "b"}, {"label": "a"}, {"accuracy": False}),
+        ("{accuracy: {field: more.kind}}", {"more": {"kind": 1}}, {"more": {"kind": 1}}, {"accuracy": True}),
+        ("contains", {"label": "A Refund."}, {"label": "refund"}, {"contains": True}),
+        ("{contains: {all: [x, y]}}", {"label": "x z"}, {}, {"contains": False}),
+        ("{contains: {any: [x, y]}}", {"label": "x z"}, {}, {"contains": True}),
+        ("{contains: {all: [X], ignore_case: false}}", {"label": "x"}, {}, {"contains": False}),
+        ("{regex: {pattern: '^[0-9]+$'}}", {"label": "123"}, {}, {"regex": True}),
+        ("{regex: {pattern: '^[0-9]+$'}}", {"label": "12a"}, {}, {"regex": False}),
+        ("{numeric: {field: score, absolute: 0.5}}", {"score": 1.5}, {"score": 1}, {"numeric": True}),
+        ("{numeric: {field: score, relative: 0.1}}", {"score": 1.5}, {"score": 1}, {"numeric": False}),
+        ("{numeric: {field: score}}", {"score": True}, {"score": 1}, {"numeric": False}),
+        ("{json_schema: {schema: {required: [score]}}}", {"label": "a"}, {}, {"json_schema": False}),
+        ("rouge_l", {"label": "the cat sat"}, {"label": "the cat lay"}, {"rouge_l": 2 / 3}),
+        ("{'own.py:Length': {most: 2}}", {"label": "abc"}, {}, {"short": False}),
+        ("own.py:Length", {"label": "abc"}, {}, {"short": True}),
+    ],
+)
+def test_each_scores_as_it_says(
+    make: Callable[..., Feature],
+    spec: str,
+    output: dict[str, Any],
+    expected: dict[str, Any],
+    scores: dict[str, Any],
+) -> None:
+    assert _score(make(f"[{spec}]"), output, expected) == pytest.approx(scores)
+
+
+@pytest.mark.parametrize(
+    ("got", "wanted", "value"),
+    [
+        ("police killed the gunman", "police kill the gunman", 3 / 4),
+        ("the gunman police killed", "police killed the gunman", 2 / 4),
+        ("", "something", 0.0),
+        ("Ends, with: POINTS!", "ends with points", 1.0),
+        ("a b c d e f", "a c e", 2 * 3 / 9),
+    ],
+)
+def test_rouge_l_is_the_papers(got: str, wanted: str, value: float) -> None:
+    assert rouge_l(got, wanted) == pytest.approx(value)
+
+
+def test_without_any_those_are_made_that_the_gates_name(make: Callable[..., Feature]) -> None:
+    feature = make(gates="{macro_f1: {min: 0.5}, rouge_l: {min: 0.1}}")
+    metrics = [metric for scorer in make_evaluators(feature, None) for metric in scorer.gives()]
+    assert metrics == ["accuracy", "macro_f1", "rouge_l"]
+
+
+@pytest.mark.parametrize(
+    ("evaluators", "gates", "told"),
+    [
+        ("[nonsense]", "{}", "nonsense: there is no such evaluator; there are accuracy"),
+        ("[{accuracy: {fild: x}}]", "{}", "accuracy: 'fild' is no parameter; there are field, name"),
+        (
+            "[{accuracy: {field: colour}}]",
+            "{}",
+            "field 'colour' is not a property of output; there are label",
+        ),
+        ("[{numeric: {field: score, absolute: much}}]", "{}", "absolute: .* not 'much'"),
+        ("[regex]", "{}", "regex: pattern is missing"),
+        ("[{regex: {pattern: '('}}]", "{}", "pattern"),
+        ("[accuracy, accuracy]", "{}", "two give the metric 'accuracy'; give one a name"),
+        ("[accuracy]", "{rouge_l: {min: 1}}", "gates.rouge_l: no evaluator gives it; there are accuracy"),
+        ("[]", "{own_metric: {min: 1}}", "own_metric: no evaluator gives it; there are none"),
+        ("[own.py:Nothing]", "{}", "Nothing"),
+        ("[own.py:Other]", "{}", "is no trivium.evals.evaluators.Scorer"),
+        ("[nowhere.py:Mine]", "{}", "nowhere.py is not there"),
+        ("[{judge: {rubric: none.md, model: a/b}}]", "{}", "none.md: No such file"),
+        ("[{accuracy: {}, exact: {}}]", "{}", "must be a name"),
+    ],
+)
+def test_what_cannot_be_made_is_told(
+    make: Callable[..., Feature], evaluators: str, gates: str, told: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=told):
+        make_evaluators(make(evaluators, gates), None)
+
+
+def test_the_hash_is_of_words_gates_and_files(make: Callable[..., Feature]) -> None:
+    def hashed(evaluators: str, gates: str = "{}") -> str:
+        feature = make(evaluators, gates)
+        return evaluators_sha256(feature, make_evaluators(feature, None))
+
+    plain = hashed("[own.py:Length]")
+    assert hashed("[own.py:Length]") == plain
+    assert hashed("[{'own.py:Length': {most: 9}}]") != plain
+    assert hashed("[own.py:Length]", "{short: {min: 0.5}}") != plain
+    feature = make("[own.py:Length]")
+    (feature.folder / "own.py").write_text(OWN + "\n# changed\n")
+    assert evaluators_sha256(feature, make_evaluators(feature, None)) != plain
