@@ -27,7 +27,7 @@ class FlagSettings(Settings):
         "decides, with one what serves until its first answer.",
     )
     flags_refresh_s: int = Field(
-        5, ge=1, description="Seconds until a change of a flag reaches every process."
+        3, ge=1, description="Seconds until a change of a flag reaches every process."
     )
 
     @property

@@ -1,37 +1,22 @@
 """Each evaluator by hand, and what a manifest may say of them."""
 
+import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from support.evaluated import MANIFEST
 from trivium.errors import ConfigurationError
 from trivium.evals.cases import Answered, Asked
 from trivium.evals.evaluators import evaluators_sha256, make_evaluators
 from trivium.evals.evaluators.text import rouge_l
 from trivium.features import Feature, load_feature
 
-MANIFEST = """
-feature: reply
-owner: tests
-assessment: {{problem: p, data: d, acceptable_error_rate: 0.1, when_wrong: w}}
-success_metric: {{name: m, direction: down}}
-input: {{type: object, properties: {{text: {{type: string}}}}}}
-output:
-  type: object
-  required: [label]
-  properties: {{label: {{type: string}}, score: {{type: number}}, more: {{type: object}}}}
-deadline_ms: 5000
-variants: {{edge-v1: {{pattern: edge, model: triage/1}}}}
-serve: edge-v1
-fallback: [{{static: {{label: nothing}}}}]
-rollout: {{flag: reply}}
-evaluation: {{dataset: golden.jsonl, evaluators: {evaluators}, gates: {gates}}}
-budget: {{monthly_usd: 1}}
-example: {{input: {{text: hello}}}}
-"""
 OWN = """
 from dataclasses import dataclass
 from trivium.evals.evaluators import Scorer
@@ -175,3 +160,17 @@ def test_the_hash_is_of_words_gates_and_files(make: Callable[..., Feature]) -> N
     feature = make("[own.py:Length]")
     (feature.folder / "own.py").write_text(OWN + "\n# changed\n")
     assert evaluators_sha256(feature, make_evaluators(feature, None)) != plain
+
+
+def test_the_documents_examples_are_as_they_say(root: Path, make: Callable[..., Feature]) -> None:
+    page = (root / "docs/how-to/evaluate.md").read_text()
+    (spec,) = re.findall(r"```yaml\n(evaluation:.*?)```", page, re.DOTALL)
+    evaluation = yaml.safe_load(spec)["evaluation"]
+    feature = make()
+    (feature.folder / "evals").mkdir()
+    (feature.folder / "evals/rubric.md").write_text("Be good.")
+    (own,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (feature.folder / "evals/own.py").write_text(own)
+    loaded = make(json.dumps(evaluation["evaluators"]), json.dumps(evaluation["gates"]))
+    metrics = {metric for scorer in make_evaluators(loaded, None) for metric in scorer.gives()}
+    assert {"accuracy", "macro_f1", "judge_consistency", "short", "same_label"} <= metrics

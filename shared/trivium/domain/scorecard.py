@@ -100,6 +100,10 @@ def judge(treatment: Metrics, gates: RolloutGates, min_subjects: int) -> Judgeme
     harmful = [v for v in verdicts if v.says == "broken" and v.metric != "adoption"]
     if harmful:
         return Judgement(verdicts, "roll_back", _told(harmful))
+    if not enough:
+        return Judgement(
+            verdicts, "hold", [f"not enough data: {treatment.subjects:,} of {min_subjects:,} subjects"]
+        )
     short = [v for v in verdicts if not v.meets]
     if short:
         return Judgement(verdicts, "hold", _told(short))
