@@ -342,6 +342,17 @@ class Manifest(_Strict):
         """The variants in the order they are tried, the served one first."""
         return [self.serve, *(step for step in self.fallback if isinstance(step, str))]
 
+    @property
+    def embedding_model(self) -> str | None:
+        """The edge model that the feature uses, the served variant's first; None if it uses none."""
+        for name in sorted(self.variants, key=lambda name: name != self.serve):
+            spec = self.variants[name]
+            if isinstance(spec, EdgeVariant):
+                return spec.model
+            if isinstance(spec, PrecomputedVariant) and spec.compute.neighbours:
+                return spec.compute.neighbours.model
+        return None
+
 
 def parse_manifest(text: str, source: str) -> Manifest:
     """Reads and checks one manifest.
