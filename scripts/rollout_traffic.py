@@ -18,7 +18,7 @@ Ints = NDArray[np.int64]
 class Traffic:
     """What subjects send, and how often it goes wrong, as (control, treatment).
 
-    `tail`: requests of a subject are 1 + a geometric number of mean 4; with a tail they are Pareto with this
+    `tail`: requests of a subject are geometric with mean 5; with a tail they are Pareto with this
     exponent from 1 on, up to 2,000. `icc`: correlation of a subject's events with each other.
     """
 

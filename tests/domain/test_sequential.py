@@ -140,8 +140,8 @@ def test_requests_of_one_subject_count_less_than_those_of_many() -> None:
 def test_arms_without_events_have_a_bound_of_some_width() -> None:
     none = _even(200, 0)
     assert none.standard_error == 0.0
-    assert smoothed(none).standard_error == pytest.approx(0.7 / 200, rel=0.05)
-    assert -0.05 < _bound(none, none) < -0.01
+    assert smoothed(none).standard_error == pytest.approx(1.4 / 200, rel=0.05)
+    assert -0.06 < _bound(none, none) < -0.02
     assert _bound(_even(200, 1), none) < 0, "one event proves nothing"
     assert smoothed(_even(100_000, 20_000)).standard_error == pytest.approx(
         _even(100_000, 20_000).standard_error, rel=1e-3

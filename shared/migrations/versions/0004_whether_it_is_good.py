@@ -16,6 +16,14 @@ depends_on = None
 def upgrade() -> None:
     with op.batch_alter_table("feedback") as table:
         table.add_column(sa.Column("edit_distance", sa.Double(), nullable=True))
+    no_distance = sa.text("edit_distance IS NULL AND kind IN ('edited', 'correction')")
+    op.create_index(
+        "ix_feedback_no_distance",
+        "feedback",
+        ["received_at", "id"],
+        sqlite_where=no_distance,
+        postgresql_where=no_distance,
+    )
     op.create_table(
         "evaluation",
         sa.Column("id", ID, nullable=False),
@@ -148,5 +156,6 @@ def downgrade() -> None:
         *("evaluation_case", "evaluation"),
     ):
         op.drop_table(table)
+    op.drop_index("ix_feedback_no_distance", "feedback")
     with op.batch_alter_table("feedback") as table:
         table.drop_column("edit_distance")

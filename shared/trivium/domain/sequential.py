@@ -47,24 +47,24 @@ def effective_subjects(sums: ClusterSums) -> float:
 
 
 def smoothed(sums: ClusterSums) -> ClusterSums:
-    """The sums with one more subject of mean size, who has only events with probability one half, else none.
+    """The sums with four more subjects of mean size, of whom two had nothing but events and two had none.
 
-    Without it an arm without events has a variance of 0, and its bound no width; with it, the standard error
-    is at least 0.7 / subjects. It is Agresti and Caffo's addition (The American Statistician 54, 2000) for
-    clusters, made to the variance alone: the estimate stays as it is, because arms of unequal size would be
-    drawn to 1/2 unequally.
+    Without them an arm without events has a variance of 0, and its bound no width; with them the standard
+    error is at least 1.4 / subjects. They are Agresti and Coull's addition (The American Statistician 52,
+    1998) for clusters, made to the variance alone: the estimate stays as it is, because arms of unequal size
+    would be drawn to 1/2 unequally.
     """
     if not sums.n:
         return sums
     size = sums.n / sums.units
     square = size * size
     return ClusterSums(
-        sums.units + 1,
-        sums.n + size,
-        sums.k + size / 2,
-        sums.nn + square,
-        sums.kk + square / 2,
-        sums.nk + square / 2,
+        sums.units + 4,
+        sums.n + 4 * size,
+        sums.k + 2 * size,
+        sums.nn + 4 * square,
+        sums.kk + 2 * square,
+        sums.nk + 2 * square,
     )
 
 

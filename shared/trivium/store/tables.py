@@ -16,6 +16,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     false,
+    text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
@@ -110,6 +111,10 @@ attempt = Table(
     Index(None, "key_id", "created_at"),
 )
 
+# Feedback whose distance is to be filled in. As text, for an index serves only where a query says the same.
+NO_DISTANCE = "feedback.edit_distance IS NULL AND feedback.kind IN ('edited', 'correction')"
+_NO_DISTANCE = text(NO_DISTANCE.replace("feedback.", ""))
+
 # No foreign key: feedback may come before its inference has been written.
 feedback = Table(
     "feedback",
@@ -125,6 +130,13 @@ feedback = Table(
     Column("occurred_at", Double, nullable=False),
     Column("received_at", Double, nullable=False),
     UniqueConstraint("key_id", "idempotency_key"),
+    Index(
+        "ix_feedback_no_distance",
+        "received_at",
+        "id",
+        sqlite_where=_NO_DISTANCE,
+        postgresql_where=_NO_DISTANCE,
+    ),
 )
 
 archive_item = Table(
