@@ -1,7 +1,7 @@
 """How long a kill switch takes: from `trivium rollout <feature> --roll-back` to the first control answer.
 
-Against a platform that runs; TRIVIUM_STATE_DIR and TRIVIUM_PORT_OFFSET say which, as for every command. It asks
-the gateway twenty times a second; after each round the feature is brought back to where it was.
+Against a platform that runs; TRIVIUM_STATE_DIR and TRIVIUM_PORT_OFFSET say which, as for every command. It
+asks the gateway twenty times a second; after each round the feature is brought back to where it was.
 """
 
 import os

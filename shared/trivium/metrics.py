@@ -145,3 +145,11 @@ GUARD_LOWER_BOUND = Gauge(
     "guard rolls back. errors, slow, overrides.",
     ("feature", "metric"),
 )
+DRIFT_SCORE = Gauge(
+    "trivium_drift_score",
+    "A column's distance to the reference in the last window, in thresholds: over 1 if it has drifted.",
+    ("feature", "variant", "column"),
+)
+DRIFT_DETECTED = Gauge(
+    "trivium_drift_detected", "1 if any column of the last window has drifted.", ("feature", "variant")
+)

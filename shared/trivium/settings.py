@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -9,6 +10,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from trivium.errors import ConfigurationError
 
 DEFAULT_SERVICE_KEY = "development-service-key"
+SERVICE_KEY_FILE = "service.key"
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 class Settings(BaseSettings):
@@ -99,6 +102,14 @@ class StoreSettings(Settings):
     def resolved_redis_url(self) -> str:
         """The URL with the default filled in."""
         return self.redis_url or f"unix://{self.state_dir.resolve() / 'valkey.sock'}"
+
+    def with_key_of_up(self) -> Self:
+        """On this machine, without a key of its own, with the one that `trivium up` made for its services."""
+        made = self.state_dir / SERVICE_KEY_FILE
+        here = urlsplit(self.resolved_edge_url).hostname in LOOPBACK
+        if "service_key" in self.model_fields_set or not here or not made.is_file():
+            return self
+        return self.model_copy(update={"service_key": SecretStr(made.read_text("utf-8").strip())})
 
     @property
     def resolved_edge_url(self) -> str:

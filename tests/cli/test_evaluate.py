@@ -13,7 +13,9 @@ from support.edge import KEY, RunningEdge, running_edge
 from trivium.cli.main import app
 from trivium.errors import TriviumError
 from trivium.features import load_feature
+from trivium.llm.settings import BackendSettings
 from trivium.promotions import unpromoted
+from trivium.settings import DEFAULT_SERVICE_KEY
 
 CASES = 12
 VARIANTS = "variants:\n  edge-strict: {pattern: edge, model: ticket-triage/2, min_confidence: 0.99}\n"
@@ -68,15 +70,51 @@ def test_an_evaluation_is_scored_gated_reported_and_stored(triage: Path, tmp_pat
     assert "never" in listed.output
 
 
-def test_a_variant_that_abstains_fails_its_gate_and_is_a_regression(triage: Path) -> None:
+def test_a_variant_that_abstains_fails_its_gate_and_is_a_regression(triage: Path, tmp_path: Path) -> None:
     assert _run("eval", "ticket-triage").exit_code == 0
-    strict = _run("eval", "ticket-triage", "--variant", "edge-strict", "--against", "edge-v1")
+    page, suite = tmp_path / "page.html", tmp_path / "suite.xml"
+    reports = ("--html", str(page), "--junit", str(suite))
+    strict = _run("eval", "ticket-triage", "--variant", "edge-strict", "--against", "edge-v1", *reports)
     assert strict.exit_code == 1
     assert "not passed" in strict.output
     assert "low_confidence" in strict.output
     assert "missed" in strict.output
     assert "regression" in strict.output
-    assert "was {'label'" in strict.output
+    assert "expected {" in strict.output
+    assert "was      {" in strict.output
+    assert "is       low_confidence" in strict.output
+    told = ElementTree.fromstring(suite.read_text())
+    assert [one.get("name") for one in told if one.find("failure") is not None] == ["accuracy", "accuracy"]
+    assert told.get("errors") == "0"
+    assert told.findall("testcase/skipped")
+    assert "<del>{" in page.read_text()
+    assert "<ins>low_confidence" in page.read_text()
+
+
+def test_a_page_shows_what_scored_lowest_and_escapes_what_was_said(triage: Path, tmp_path: Path) -> None:
+    (triage / "evals/half.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from trivium.evals.evaluators import Scorer\n"
+        "@dataclass(repr=False)\n"
+        "class Half(Scorer):\n"
+        "    metrics = ('half',)\n"
+        "    def evaluate(self, ctx):\n"
+        "        return {'half': 0.25 if '<script>' in ctx.expected_output['label'] else 1.0}\n"
+    )
+    manifest = triage / "feature.yaml"
+    manifest.write_text(
+        manifest.read_text().replace("[accuracy]", "['evals/half.py:Half']").replace("{accuracy: ", "{half: ")
+    )
+    golden = triage / "evals/golden.jsonl"
+    first = json.loads(golden.read_text().splitlines()[0])
+    low = {**first, "id": "low", "expected": {"label": "<script>card"}}
+    golden.write_text(golden.read_text() + json.dumps(low) + "\n")
+    path = tmp_path / "page.html"
+    assert _run("eval", "ticket-triage", "--html", str(path)).exit_code == 0
+    page = path.read_text()
+    assert "half 0.250" in page
+    assert "&lt;script&gt;card" in page
+    assert "<script" not in page
 
 
 def test_repeats_are_run_again_and_a_part_proves_nothing(triage: Path, tmp_path: Path) -> None:
@@ -99,6 +137,23 @@ def test_a_model_that_cannot_be_reached_is_said_once(triage: Path, monkeypatch: 
     done = _run("eval", "ticket-triage")
     assert isinstance(done.exception, TriviumError)
     assert "start the platform with `make run`" in done.exception.detail
+
+
+def test_the_key_that_the_platform_made_is_known_on_this_machine_and_goes_nowhere_else(
+    triage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TRIVIUM_SERVICE_KEY")
+    refused = _run("eval", "ticket-triage")
+    assert isinstance(refused.exception, TriviumError)
+    assert "refused: edge model answered 401" in refused.exception.detail
+    assert "start the platform with `make run`" in refused.exception.detail
+    assert "never" in _run("variant", "list", "ticket-triage").output
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state/service.key").write_text(f"{KEY}\n")
+    assert _run("eval", "ticket-triage").exit_code == 0
+    monkeypatch.setenv("TRIVIUM_EDGE_URL", "http://edge.example:8080")
+    elsewhere = BackendSettings().with_key_of_up()
+    assert elsewhere.service_key.get_secret_value() == DEFAULT_SERVICE_KEY
 
 
 def test_a_model_that_dies_on_the_way_gives_failures_and_no_scores(
@@ -126,6 +181,7 @@ def test_a_model_that_dies_on_the_way_gives_failures_and_no_scores(
     runs = _read(path)["runs"]
     assert [bool(run["scores"]) for run in runs] == [True] + [False] * (CASES - 1)
     assert all("connection" in run["failure"] for run in runs[1:])
+    assert all(run["latency_ms"] > 0 for run in runs)
     assert _read(path)["metrics"]["accuracy"]["value"] <= 1 / CASES
 
 
@@ -135,18 +191,43 @@ def test_a_model_that_dies_on_the_way_gives_failures_and_no_scores(
         (["--variant", "nonsense"], "has no variant 'nonsense'; there are edge-strict"),
         (["--against", "nonsense"], "there is no evaluation 'nonsense' to compare with"),
         (["--against", "last"], "there is no evaluation 'last'"),
+        (["--html", "/nowhere/report.html"], "there is no folder /nowhere"),
     ],
 )
-def test_a_wrong_name_is_told(triage: Path, words: list[str], told: str) -> None:
-    done = _run("eval", "ticket-triage", "--limit", "1", *words)
-    assert isinstance(done.exception, TriviumError)
-    assert told in done.exception.detail
+def test_a_wrong_name_is_told_before_anything_is_run(
+    triage: Path, words: list[str], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRIVIUM_EDGE_URL", "http://127.0.0.1:9")  # nothing is asked for it
+    done = _run("eval", "ticket-triage", *words)
+    assert done.exit_code == 2
+    assert told in " ".join(done.output.replace("│", " ").split())
+
+
+def test_the_last_is_what_the_variant_was_or_else_what_is_served(triage: Path, tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    assert _run("eval", "ticket-triage").exit_code == 0
+    _run("eval", "ticket-triage", "--variant", "edge-strict", "--against", "last", "--json", str(path))
+    baseline = _read(path)["comparison"]["baseline"]
+    assert baseline["variant"] == "edge-v1"
+    assert _read(path)["comparison"]["unlike"] == []
+    _run("eval", "ticket-triage", "--variant", "edge-strict")
+    manifest = triage / "feature.yaml"
+    manifest.write_text(manifest.read_text().replace("min_confidence: 0.99", "min_confidence: 0.98"))
+    golden = triage / "evals/golden.jsonl"
+    golden.write_text("\n".join(golden.read_text().splitlines()[1:]) + "\n")
+    again = ("--variant", "edge-strict", "--against", "last", "--json", str(path))
+    done = _run("eval", "ticket-triage", *again)
+    compared = _read(path)["comparison"]
+    assert compared["baseline"]["variant"] == "edge-strict"
+    assert compared["baseline"]["version"] != _read(path)["version"]
+    assert "another version of the dataset" in compared["unlike"][0]
+    assert "not quite alike" in done.output
 
 
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ('{"id": "triage-001", "input": {"text": "x"}, "expected": {}}', "'triage-001' stands there already"),
+        ('{"id": "triage-001", "input": {"text": "x"}, "expected": {}}', "stands in line 1 already"),
         ('{"id": "x", "input": {"txt": "x"}, "expected": {}}', "input"),
         ('{"id": "x", "input": {"text": "x"}}', "expected: Field required"),
         ('{"id": "x", "input": {"text": "x"}, "expected": {}, "extra": 1}', "extra"),
@@ -155,11 +236,11 @@ def test_a_wrong_name_is_told(triage: Path, words: list[str], told: str) -> None
 )
 def test_a_wrong_case_is_told_with_its_place(triage: Path, line: str, told: str) -> None:
     golden = triage / "evals/golden.jsonl"
-    golden.write_text(golden.read_text() + line + "\n")
+    golden.write_text(golden.read_text() + "\n" + line + "\n")
     done = _run("eval", "ticket-triage")
     assert isinstance(done.exception, TriviumError)
     assert told in done.exception.detail
-    assert f"{CASES + 1}" in done.exception.detail
+    assert f"golden.jsonl:{CASES + 2}: " in done.exception.detail
 
 
 def _promote(variant: str) -> Result:
@@ -196,6 +277,28 @@ def test_what_is_promoted_has_passed_in_this_very_version(triage: Path) -> None:
     assert "the evaluators or gates have changed" in _promote("edge-v1").output
 
 
+@pytest.mark.parametrize("broken", ["{broken", '{"edge-v1": {"version": "x"}}'])
+def test_what_cannot_be_recorded_is_not_served(triage: Path, broken: str) -> None:
+    manifest = triage / "feature.yaml"
+    manifest.write_text(manifest.read_text().replace("min_confidence: 0.99", "min_confidence: 0.01"))
+    before = manifest.read_text()
+    assert _run("eval", "ticket-triage", "--variant", "edge-strict").exit_code == 0
+    (triage / "promoted.json").write_text(broken)
+    assert isinstance(_promote("edge-strict").exception, TriviumError)
+    assert manifest.read_text() == before
+    assert (triage / "promoted.json").read_text() == broken
+    assert {one.name for one in triage.iterdir() if one.is_file()} == {"feature.yaml", "promoted.json"}
+
+
+def test_a_check_of_the_features_warns_of_what_was_not_promoted(triage: Path) -> None:
+    told = _run("features", "check")
+    assert told.exit_code == 0
+    assert "warning: ticket-triage serves edge-v1" in told.output
+    assert _run("eval", "ticket-triage").exit_code == 0
+    assert _promote("edge-v1").exit_code == 0
+    assert "warning" not in _run("features", "check").output
+
+
 def test_what_missed_its_gate_is_refused_with_the_figure(triage: Path) -> None:
     assert _run("eval", "ticket-triage", "--variant", "edge-strict").exit_code == 1
     refused = _promote("edge-strict")
@@ -217,7 +320,7 @@ def test_another_variant_is_served_by_its_promotion_and_the_file_keeps_its_words
     after = manifest.read_text()
     changed = set(after.splitlines()) ^ set(text.splitlines())
     assert all(line.startswith(("serve:", "fallback:")) for line in changed)
-    assert "# What the variant abstains on" in after
+    assert "# The bare model has 0.88" in after
 
 
 def test_two_variants_are_compared_side_by_side(triage: Path) -> None:

@@ -17,16 +17,15 @@ def _answers(model: Model, texts: list[str]) -> Outputs:
     return Outputs.joined([model.run([row]) for row in model.encode(texts)])
 
 
-def test_the_golden_set_meets_the_manifests_gate(root: Path, model: Model) -> None:
+def test_the_bare_model_is_right_on_the_golden_set(root: Path, model: Model) -> None:
+    """Without abstentions; what the variant as a whole reaches is its evaluation's to say."""
     feature = load_feature(root / "features" / "ticket-triage" / "feature.yaml")
-    gate = feature.manifest.evaluation.gates["accuracy"].min
-    assert gate is not None
     lines = (feature.folder / feature.manifest.evaluation.dataset).read_text().splitlines()
     cases = [json.loads(line) for line in lines]
     assert len(cases) == 4 * 77
     best = _answers(model, [case["input"]["text"] for case in cases]).probabilities.argmax(axis=1)
     right = [model.card.labels[b] == c["expected"]["label"] for b, c in zip(best, cases, strict=True)]
-    assert np.mean(right) >= gate
+    assert np.mean(right) >= 0.85
 
 
 def test_the_card_credits_data_and_base_model_and_meets_what_is_promised(model: Model) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from support.postgres import Postgres
+from support.databases import database, migrated_urls
 from trivium.domain.feedback import Feedback, Kind
 from trivium.domain.inference import Arm, Attempt, Inference, Question, ServedBy, StepAnswer, Usage
 from trivium.store.engine import Database, migrate
@@ -19,35 +19,7 @@ from trivium.telemetry import new_id
 
 MakeInference = Callable[..., Inference]
 MakeFeedback = Callable[..., Feedback]
-
-
-@pytest.fixture(scope="session")
-async def migrated_urls(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """A migrated database of each kind. To migrate one for every test would take most of the time."""
-    file = tmp_path_factory.mktemp("migrated") / "trivium.db"
-    urls = {"sqlite": f"sqlite+aiosqlite:///{file}", "postgresql": postgres.new_database()}
-    for url in urls.values():
-        made = Database(url)
-        await migrate(made)
-        await made.close()
-    return urls
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-async def database(
-    request: pytest.FixtureRequest, tmp_path: Path, migrated_urls: dict[str, str]
-) -> AsyncIterator[Database]:
-    """As the fixture of all tests: a migrated, empty database; every test that takes it runs on both."""
-    made = Database(migrated_urls[request.param])
-    if made.is_sqlite:
-        copy = shutil.copy(str(made.url.database), tmp_path / "trivium.db")
-        made = Database(f"sqlite+aiosqlite:///{copy}")
-    else:
-        async with made.transaction() as connection:
-            for table in reversed(metadata.sorted_tables):
-                await connection.execute(table.delete())
-    yield made
-    await made.close()
+__all__ = ["database", "migrated_urls"]
 
 
 @dataclass

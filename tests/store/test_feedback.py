@@ -116,3 +116,18 @@ async def test_what_the_journal_kept_is_stored_once_though_it_comes_twice(
     for event in events:
         assert await repository.of_inference(event.inference_id) == [asdict(event)]
     assert await repository.add(repeated) == events[0]
+
+
+async def test_a_journal_of_the_version_before_knows_no_distances(
+    database: Database, make_feedback: MakeFeedback
+) -> None:
+    repository = FeedbackRepository(database)
+    old, new = make_feedback(), make_feedback(edit_distance=0.25)
+    rows = [asdict(old), asdict(new)]
+    del rows[0]["edit_distance"]
+    await repository.add_rows(rows)
+    assert await repository.of_inference(old.inference_id) == [asdict(old)]
+    assert await repository.of_inference(new.inference_id) == [asdict(new)]
+    newer = make_feedback(edit_distance=0.5)
+    await repository.add_rows([asdict(newer), {**rows[0], "id": new_id(), "idempotency_key": new_id()}])
+    assert await repository.of_inference(newer.inference_id) == [asdict(newer)]

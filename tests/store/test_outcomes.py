@@ -1,10 +1,12 @@
 """Sums by the database, against the same by hand."""
 
 import random
+import re
 import time
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 
 from trivium.domain.estimate import ClusterSums, quantile
 from trivium.domain.feedback import OVERRIDES, Kind
@@ -98,6 +100,81 @@ async def test_days_and_versions_are_parts_of_the_whole(
     by_variant = await outcomes.parts("reply", NOW - 9 * 86_400, NOW, SLOW_MS, "variant")
     assert {part.part for part in by_variant} == {"small/v2"}
     assert {part.arm: part.outcomes for part in by_variant} == whole
+    for part in by_day:
+        latencies = [
+            one.latency_ms
+            for one, _ in world
+            if one.status != "left" and one.arm is part.arm and one.created_at // 86_400 == float(part.part)
+        ]
+        assert part.metrics.p99_ms == quantile(sorted(latencies), 0.99)
+    spans = [(NOW - 86_400, "late"), (NOW - 2 * 86_400, "early")]
+    by_span = await outcomes.parts("reply", NOW - 9 * 86_400, NOW, SLOW_MS, spans)
+    counted = {
+        (name, arm): sum(
+            one.status != "left" and one.arm is arm and start <= one.created_at < end for one, _ in world
+        )
+        for name, start, end in (
+            ("", NOW - 9 * 86_400, NOW - 2 * 86_400),
+            ("early", NOW - 2 * 86_400, NOW - 86_400),
+            ("late", NOW - 86_400, NOW),
+        )
+        for arm in Arm
+    }
+    assert {(part.part, part.arm): part.outcomes.requests for part in by_span} == counted
+
+
+async def test_a_placeholder_is_an_error_once_its_answer_does_not_come(
+    database: Database, make_inference: Any
+) -> None:
+    made = [
+        make_inference(subject_id="waits", degraded=True, created_at=NOW - 5),
+        make_inference(subject_id="waited in vain", degraded=True, created_at=NOW - 500),
+        make_inference(subject_id="got it", degraded=False, created_at=NOW - 5),
+    ]
+    for one in made[:2]:
+        one.status = "generating"
+    await _store(database, made)
+    found = await OutcomeRepository(database).arms("reply", NOW - 1000, NOW, SLOW_MS)
+    assert (found[Arm.TREATMENT].errors.k, found[Arm.TREATMENT].errors.n) == (1, 3)
+
+
+async def test_feedback_that_came_before_its_inference_counts(
+    database: Database, make_inference: Any, make_feedback: Any
+) -> None:
+    one = make_inference(created_at=NOW - 5)
+    early = make_feedback(inference_id=one.id, kind=Kind.DISMISSED, value=None, received_at=NOW - 9)
+    await FeedbackRepository(database).add(early)
+    outcomes = OutcomeRepository(database)
+    assert await outcomes.arms("reply", NOW - 1000, NOW, SLOW_MS) == {}
+    await _store(database, [one])
+    late = make_feedback(inference_id=one.id, kind=Kind.ACCEPTED, value=None, received_at=NOW + 9e6)
+    await FeedbackRepository(database).add(late)
+    overrides = (await outcomes.arms("reply", NOW - 1000, NOW, SLOW_MS))[Arm.TREATMENT].overrides
+    assert (overrides.n, overrides.k) == (1, 1)
+
+
+async def test_a_window_is_found_by_the_index(database: Database, world: Any) -> None:
+    statements: list[str] = []
+
+    def note(_c: Any, _cursor: Any, statement: str, given: Any, *_: Any) -> None:
+        statements.append(statement)
+        parameters.append(given)
+
+    parameters: list[Any] = []
+    engine = database._reading.sync_engine
+    event.listen(engine, "before_cursor_execute", note)
+    await OutcomeRepository(database).metrics("reply", NOW - 3 * 86_400, NOW, SLOW_MS)
+    event.remove(engine, "before_cursor_execute", note)
+    assert len(statements) == 2
+    explain = "EXPLAIN QUERY PLAN " if database.is_sqlite else "EXPLAIN "
+    async with database.transaction() as connection:
+        if not database.is_sqlite:  # a table of some hundred rows is read as a whole otherwise
+            await connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+        for statement, given in zip(statements, parameters, strict=True):
+            plan = (await connection.exec_driver_sql(explain + statement, given)).all()
+            told = "\n".join(str(row) for row in plan)
+            assert "ix_inference_feature_created_at" in told, told
+            assert not re.search(r"(SCAN|Seq Scan on) (inference|feedback)", told), told
 
 
 async def test_of_nothing_nothing_is_said(database: Database) -> None:

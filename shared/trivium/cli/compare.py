@@ -9,13 +9,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from trivium.cli.evaluate import _show_comparison, opened
+from trivium.cli.evaluate import opened, show_comparison, variant_of
 from trivium.features import Feature, find_feature
 from trivium.llm.settings import BackendSettings
 
 if TYPE_CHECKING:
     from trivium.evals.traffic import Traffic
-    from trivium.store.shadows import ShadowRepository
+    from trivium.store.shadows import Agreement, ShadowRepository
+
+    Shadowed = tuple[list[Agreement], list[dict[str, Any]]]
 
 console = Console(soft_wrap=True)
 EXAMPLES = 5
@@ -37,10 +39,11 @@ def compare(
     """
     settings = BackendSettings()
     feature = find_feature(settings.features_dir, name)
+    for variant in (first, second):
+        variant_of(feature, variant)
 
     async def work() -> int:
         from trivium.evals.evaluate import between, evaluate
-        from trivium.evals.reports import figure
         from trivium.evals.traffic import on_traffic
         from trivium.store.questions import QuestionRepository
         from trivium.store.shadows import ShadowRepository
@@ -56,14 +59,15 @@ def compare(
             if traffic:
                 questions = await QuestionRepository(database).newest(feature.name, traffic)
                 recorded = await on_traffic(feature, (first, second), backends, questions, at_once)
-            if as_json:
-                typer.echo(json.dumps(_object(made, comparison, recorded)))
-            else:
-                _side_by_side(made)
-                _show_comparison(comparison, figure)
-                if recorded:
-                    _show_traffic(recorded, first, second)
-                await _show_shadow(feature, second, ShadowRepository(database))
+            shadow = await _shadow(ShadowRepository(database), feature, made)
+        if as_json:
+            typer.echo(json.dumps(_object(made, comparison, recorded, shadow)))
+        else:
+            _side_by_side(made)
+            show_comparison(comparison)
+            if recorded:
+                _show_traffic(recorded, first, second)
+            _show_shadow(*shadow)
         return int(bool(comparison.regressions))
 
     raise typer.Exit(asyncio.run(work()))
@@ -99,23 +103,38 @@ def _show_traffic(found: "Traffic", first: str, second: str) -> None:
         console.print(f"  {given}\n      {first}: {ours}\n      {second}: {theirs}", markup=False)
 
 
-async def _show_shadow(feature: Feature, variant: str, shadows: "ShadowRepository") -> None:
+async def _shadow(shadows: "ShadowRepository", feature: Feature, made: Any) -> "Shadowed":
+    """What is known of either version in the shadow of the other, and examples of where they differ."""
+    pairs = [(made[0], made[1]), (made[1], made[0])]
+    agreements, examples = [], []
+    for served, candidate in pairs:
+        for one in await shadows.agreement(feature.name, candidate.variant, 0):
+            if (one.served_version, one.version) == (served.version, candidate.version):
+                agreements.append(one)
+                found = await shadows.disagreements(feature.name, candidate.variant, 0, EXAMPLES)
+                examples += [{"variant": candidate.variant, **row} for row in found]
+    return agreements, examples
+
+
+def _show_shadow(agreements: "list[Agreement]", examples: list[dict[str, Any]]) -> None:
     from trivium.evals.reports import estimate
 
-    for one in (await shadows.agreement(feature.name, variant, 0))[:EXAMPLES]:
+    for one in agreements:
         console.print(
-            f"in the shadow of {one.served_variant} {one.served_version}, {variant} {one.version}: asked "
+            f"in the shadow of {one.served_variant} {one.served_version}, {one.variant} {one.version}: asked "
             f"{one.asked}, failed {one.failed}, agrees {estimate(one.agreed)}, "
             f"mean {one.mean_latency_ms:.0f} ms, USD {one.cost_usd:,.6f}"
         )
-    for row in await shadows.disagreements(feature.name, variant, 0, EXAMPLES):
+    if examples:
+        console.print("the newest disagreements, of any version:")
+    for row in examples:
         console.print(
-            f"  {row['input']}\n      served: {row['served']}\n      {variant}: {row['candidate']}",
+            f"  {row['input']}\n      served: {row['served']}\n      {row['variant']}: {row['candidate']}",
             markup=False,
         )
 
 
-def _object(made: Any, comparison: Any, recorded: "Traffic | None") -> dict[str, Any]:
+def _object(made: Any, comparison: Any, recorded: "Traffic | None", shadow: "Shadowed") -> dict[str, Any]:
     from dataclasses import asdict
 
     return {
@@ -123,4 +142,5 @@ def _object(made: Any, comparison: Any, recorded: "Traffic | None") -> dict[str,
         "differences": [{**asdict(one), "regression": one.regression} for one in comparison.differences],
         "flips": [asdict(one) for one in comparison.flips],
         "traffic": asdict(recorded) if recorded else None,
+        "shadow": {"agreement": [asdict(one) for one in shadow[0]], "disagreements": shadow[1]},
     }

@@ -36,7 +36,7 @@ def edge_cases(
     html: Annotated[Path | None, typer.Option(help="Write a page.")] = None,
 ) -> None:
     """Groups what users put right and what the model was unsure of, and ranks the groups by their cost."""
-    settings = StoreSettings()
+    settings = StoreSettings().with_key_of_up()
     feature = find_feature(settings.features_dir, name)
     window, found, how = asyncio.run(_find(settings, feature, days, top, unsure))
     about = {

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from trivium.features import find_feature
+from trivium.errors import NotFound
+from trivium.features import Feature, find_feature
 from trivium.llm.settings import BackendSettings
 
 if TYPE_CHECKING:
+    from trivium.evals.comparison import Flip
     from trivium.evals.evaluate import Comparison, Evaluated
     from trivium.patterns.steps import Backends
     from trivium.store.engine import Database
@@ -45,25 +48,33 @@ def evaluate(
     """
     settings = BackendSettings()
     feature = find_feature(settings.features_dir, name)
+    chosen = variant_of(feature, variant or feature.manifest.serve)
+    for path in filter(None, (json_file, junit, html)):
+        if not path.parent.is_dir():
+            raise typer.BadParameter(f"{path}: there is no folder {path.parent}")
 
     async def work() -> int:
         from trivium.evals import reports
-        from trivium.evals.evaluate import compare
+        from trivium.evals.evaluate import baseline_of, compare
         from trivium.evals.evaluate import evaluate as run
         from trivium.store.evaluations import EvaluationRepository
 
         async with opened(settings) as (backends, database):
+            evaluations = EvaluationRepository(database)
+            try:
+                baseline = await baseline_of(feature, chosen, evaluations, against) if against else None
+            except NotFound as error:
+                raise typer.BadParameter(error.detail, param_hint="--against") from error
             made = await run(
                 feature,
-                variant or feature.manifest.serve,
+                chosen,
                 backends,
                 repeat=repeat,
                 at_once=at_once,
                 limit=limit,
                 progress=sys.stdout.isatty(),
             )
-            evaluations = EvaluationRepository(database)
-            comparison = await compare(made, evaluations, against) if against else None
+            comparison = await compare(made, evaluations, baseline) if baseline else None
             if made.whole:
                 await evaluations.add(made.row(), made.case_rows())
         for path, write in ((json_file, reports.as_json), (junit, reports.as_junit), (html, reports.as_html)):
@@ -74,6 +85,14 @@ def evaluate(
         return int(failed or bool(comparison and comparison.regressions))
 
     raise typer.Exit(asyncio.run(work()))
+
+
+def variant_of(feature: Feature, name: str) -> str:
+    """The name, if there is such a variant; a wrong one is wrong usage."""
+    if name not in feature.variants:
+        known = ", ".join(feature.variants)
+        raise typer.BadParameter(f"{feature.name} has no variant {name!r}; there are {known}")
+    return name
 
 
 @asynccontextmanager
@@ -89,13 +108,14 @@ async def opened(settings: BackendSettings) -> "AsyncIterator[tuple[Backends, Da
     try:
         await migrate(database)
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-            yield make_backends(settings, session, ResultRepository(database)), database
+            results = ResultRepository(database)
+            yield make_backends(settings.with_key_of_up(), session, results), database
     finally:
         await database.close()
 
 
 def _show(made: "Evaluated", comparison: "Comparison | None") -> None:
-    from trivium.evals.reports import estimate, figure
+    from trivium.evals.reports import estimate
 
     summary = made.summary
     console.print(f"\n[bold]{made.feature.name}[/] {made.variant} {made.version}: {summary.cases} cases")
@@ -117,7 +137,7 @@ def _show(made: "Evaluated", comparison: "Comparison | None") -> None:
     if summary.unstable:
         console.print(f"  not scored alike every time: {', '.join(summary.unstable[:20])}")
     if comparison:
-        _show_comparison(comparison, figure)
+        show_comparison(comparison)
     if not made.whole:
         console.print("  only some of the cases were run: that proves nothing, and is not stored")
     elif made.passed:
@@ -136,9 +156,14 @@ def _show_failures(made: "Evaluated") -> None:
         console.print(f"    {why}: {count}", markup=False)
 
 
-def _show_comparison(comparison: "Comparison", figure: Any) -> None:
+def show_comparison(comparison: "Comparison") -> None:
+    """Prints what differs, by how much and how surely, and the cases that flipped."""
+    from trivium.evals.reports import figure
+
     row = comparison.baseline
     console.print(f"\nagainst {row['variant']} {row['version']} ({row['id']})")
+    for told in comparison.unlike:
+        console.print(f"  not quite alike: {told}", style="yellow", markup=False)
     table = Table("metric", "before", "now", "difference (95 %)", "p, adjusted", "")
     for one in comparison.differences:
         told = "[red]regression[/]" if one.regression else "significant" if one.significant else ""
@@ -148,12 +173,22 @@ def _show_comparison(comparison: "Comparison", figure: Any) -> None:
         )
     console.print(table)
     for flip in comparison.flips[:SHOWN_FLIPS]:
-        mark = "[green]+[/]" if flip.better else "[red]-[/]"
-        console.print(f"  {mark} {flip.case_id} {flip.metric}")
-        console.print(f"      was {flip.was.failure or flip.was.output}", markup=False)
-        console.print(f"      is  {flip.now.failure or flip.now.output}", markup=False)
+        _show_flip(flip)
     if len(comparison.flips) > SHOWN_FLIPS:
         console.print(f"  and {len(comparison.flips) - SHOWN_FLIPS} more that flipped; `--html` shows them")
+
+
+def _show_flip(flip: "Flip") -> None:
+    from trivium.evals.reports import readable, said, words
+
+    mark = "[green]+[/]" if flip.better else "[red]-[/]"
+    console.print(f"  {mark} {flip.case_id} {flip.metric}", highlight=False)
+    console.print(f"      asked    {readable(flip.input)}", markup=False, highlight=False)
+    console.print(f"      expected {readable(flip.expected)}", markup=False, highlight=False)
+    changed = words(said(flip.was), said(flip.now))
+    for told, kind, style in (("was", "gone", "red"), ("is", "new", "green")):
+        some = [Text(text, style if one == kind else "") for one, text in changed if one in ("same", kind)]
+        console.print(Text(f"      {told:8} ") + Text(" ").join(some))
 
 
 def _gate(gate: Any) -> str:

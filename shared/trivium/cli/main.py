@@ -10,7 +10,10 @@ from trivium.cli import (
     compare,
     costs,
     data,
+    dataset,
     db,
+    drift,
+    edge_cases,
     evaluate,
     judge,
     keys,
@@ -18,6 +21,7 @@ from trivium.cli import (
     precompute,
     prompt,
     results,
+    review,
     rollout,
     status,
     train,
@@ -26,6 +30,7 @@ from trivium.cli import (
 )
 from trivium.domain.manifest import ApiVariant, manifest_schema
 from trivium.errors import TriviumError
+from trivium.promotions import unpromoted
 from trivium.settings import Settings
 
 app = typer.Typer(help="Carries an AI feature from pilot to general availability.", no_args_is_help=True)
@@ -33,16 +38,20 @@ features = typer.Typer(help="Features and their manifests.", no_args_is_help=Tru
 app.add_typer(features, name="features")
 app.add_typer(keys.app, name="keys")
 app.add_typer(data.app, name="data")
+app.add_typer(dataset.app, name="dataset")
+app.command("review")(review.review)
 app.add_typer(db.app, name="db")
 app.add_typer(results.app, name="results")
 app.add_typer(prompt.app, name="prompt")
 app.command("precompute")(precompute.precompute)
 app.command("costs")(costs.costs)
+app.command("edge-cases")(edge_cases.edge_cases)
 app.command("eval")(evaluate.evaluate)
 app.command("compare")(compare.compare)
 app.add_typer(variant.app, name="variant")
 app.add_typer(judge.app, name="judge")
 app.command("rollout")(rollout.rollout)
+app.command("drift")(drift.drift)
 app.command("status")(status.status)
 app.command("train")(train.train)
 app.command("load")(load.load)
@@ -68,6 +77,8 @@ def check() -> None:
         console.print(
             f"[green]ok[/] {feature.name}: serves {served.name} ({served.spec.pattern}, {served.version})"
         )
+        if missing := unpromoted(feature):
+            console.print(f"warning: {missing}", style="yellow", markup=False)
 
 
 @features.command("schema")

@@ -25,7 +25,7 @@ from trivium.errors import ConfigurationError, Unauthenticated
 from trivium.features import Catalogue, Feature, LoadedVariant, file_source, load_catalogue
 from trivium.flags import FlagSettings
 from trivium.precompute.starting import new_run
-from trivium.settings import DEFAULT_SERVICE_KEY, StoreSettings
+from trivium.settings import DEFAULT_SERVICE_KEY, SERVICE_KEY_FILE, StoreSettings
 from trivium.store.archive import ArchiveRepository
 from trivium.store.engine import Database, migrate
 from trivium.store.keys import SCOPES, KeyCache, KeyRepository
@@ -187,7 +187,7 @@ class Platform:
     def _service_key(self) -> str:
         """The operator's, or one made for this installation."""
         given = self._settings.service_key.get_secret_value()
-        return given if given != DEFAULT_SERVICE_KEY else self._secret_file("service.key", _new_secret)
+        return given if given != DEFAULT_SERVICE_KEY else self._secret_file(SERVICE_KEY_FILE, _new_secret)
 
     def _secret_file(self, name: str, make: Callable[[], str]) -> str:
         path = self._state / name

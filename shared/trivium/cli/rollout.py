@@ -4,31 +4,48 @@ import asyncio
 import getpass
 import json
 import socket
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
-from trivium.domain.inference import Arm
-from trivium.domain.rollout import Action, Stage
+from trivium.cli.rollout_shown import decision_object, show, status_object
+from trivium.cli.rollout_sources import RolloutSettings, opened
+from trivium.domain.rollout import Action, Decision, Stage
+from trivium.errors import TriviumError, Unavailable
 from trivium.features import Catalogue, Feature, load_catalogue
-from trivium.flag_admin import FlagAdminSettings
-from trivium.settings import StoreSettings
 
 if TYPE_CHECKING:
-    from trivium.domain.scorecard import Metrics
-    from trivium.rollouts.stages import Rollouts
-    from trivium.rollouts.status import FeatureStatus
-    from trivium.store.outcomes import OutcomeRepository
+    from trivium.rollouts.stages import Standing
+    from trivium.rollouts.status import FeatureStatus, Sources
 
 console = Console(soft_wrap=True)
-NO_FIGURE = "-"
+warnings = Console(soft_wrap=True, stderr=True)
+FIGURES_S = 5.0
+"""A roll-back waits no longer for the figures that it is recorded with."""
+LONGEST_NAME = 128
 
 
-class RolloutSettings(StoreSettings, FlagAdminSettings):
-    """What the commands about rollouts read from the environment."""
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is to be done to a feature, who wants it, and why."""
+
+    feature: Feature
+    by: str
+    reason: str
+    to: Stage = Stage.STAGING
+    override: bool = False
+
+
+class Refused(Exception):
+    """What is not done, or not done to its end; with the reasons, and what helps."""
+
+    def __init__(self, why: list[str], hint: str, what: str = "refused") -> None:
+        super().__init__("; ".join(why))
+        self.why = why
+        self.hint = hint
+        self.what = what
 
 
 def rollout(
@@ -48,111 +65,128 @@ def rollout(
 ) -> None:
     """Shows stage, metrics, verdicts and the decision that they support; or carries a decision out.
 
-    Exits 1 if an advance is refused.
+    Exits 1 if an advance is refused, or if a roll-back was made and could not be recorded.
     """
     asked = _asked(advance, hold, roll_back)
     _check_options(asked, to, override, reason)
     settings = RolloutSettings()
     catalogue = load_catalogue(settings.features_dir)
-    feature = catalogue.get(name)
-    who = by or f"{getpass.getuser()}@{socket.gethostname()}"
-
-    async def work(rollouts: "Rollouts", outcomes: "OutcomeRepository") -> int:
-        from trivium.rollouts.status import status_of
-
-        if asked == "roll_back":  # the kill switch waits for no figures
-            return await _roll_back(rollouts, feature, to or Stage.STAGING, who, reason)
-        status = await status_of(feature, rollouts, outcomes)
-        if asked is None:
-            _print(status, as_json)
-            return 0
-        if asked == "hold":
-            await rollouts.move(
-                feature, "hold", status.standing.stage, by=who, reason=reason, figures=status.figures()
-            )
-            console.print(f"{feature.name} is held in {status.standing.stage.value}")
-            return 0
-        return await _advance(rollouts, catalogue, feature, status, who, reason, override)
-
-    raise typer.Exit(asyncio.run(with_rollouts(settings, work)))
-
-
-async def with_rollouts(
-    settings: RolloutSettings, work: "Callable[[Rollouts, OutcomeRepository], Awaitable[int]]"
-) -> int:
-    """Does work on the rollouts of the configured database and flags."""
-    import aiohttp
-
-    from trivium.flag_admin import make_flag_admin
-    from trivium.rollouts.stages import Rollouts
-    from trivium.store.decisions import DecisionRepository
-    from trivium.store.engine import Database, migrate
-    from trivium.store.outcomes import OutcomeRepository
-
-    settings = settings.model_copy(update={"flags_file": settings.resolved_flags_file})
-    database = Database(settings.resolved_database_url)
+    wish = Wish(catalogue.get(name), _who(by), reason, to or Stage.STAGING, override)
     try:
-        await migrate(database)
-        async with aiohttp.ClientSession() as session:
-            rollouts = Rollouts(DecisionRepository(database), make_flag_admin(settings, session))
-            return await work(rollouts, OutcomeRepository(database))
-    finally:
-        await database.close()
+        if asked is None:
+            _show(asyncio.run(_look(settings, wish.feature)), as_json)
+        else:
+            made = asyncio.run(_carry_out(settings, catalogue, asked, wish))
+            typer.echo(json.dumps(decision_object(made)) if as_json else _told(made))
+    except Refused as refused:
+        shown = warnings if as_json else console
+        shown.print(f"[red]{refused.what}[/]: {name}")
+        for why in (*refused.why, refused.hint):
+            shown.print(f"  {why}", markup=False)
+        raise typer.Exit(1) from None
 
 
-async def _roll_back(rollouts: "Rollouts", feature: Feature, to: Stage, who: str, reason: str) -> int:
-    standing = await rollouts.now(feature)
-    stages = list(Stage)
-    if standing.stage is not Stage.STAGING and stages.index(to) >= stages.index(standing.stage):
-        raise typer.BadParameter(f"{to.value} is not before {standing.stage.value}", param_hint="--to")
-    await rollouts.move(feature, "roll_back", to, by=who, reason=reason, figures={})
-    console.print(f"{feature.name} is rolled back from {standing.stage.value} to {to.value}")
-    return 0
+async def _look(settings: RolloutSettings, feature: Feature) -> "FeatureStatus":
+    from trivium.rollouts.status import status_of
+
+    async with opened(settings) as sources:
+        return await status_of(feature, sources)
 
 
-async def _advance(
-    rollouts: "Rollouts",
-    catalogue: Catalogue,
-    feature: Feature,
-    status: "FeatureStatus",
-    who: str,
-    reason: str,
-    override: bool,
-) -> int:
+async def _carry_out(settings: RolloutSettings, catalogue: Catalogue, action: Action, wish: Wish) -> Decision:
+    if action == "roll_back" and wish.to is Stage.STAGING:
+        return await _kill(settings, wish)
+    async with opened(settings) as sources:
+        if action == "roll_back":
+            return await _roll_back(sources, wish)
+        if action == "hold":
+            return await _hold(sources, wish)
+        return await _advance(sources, catalogue, wish)
+
+
+async def _kill(settings: RolloutSettings, wish: Wish) -> Decision:
+    """To staging: the flag before anything else, for the database may be away too."""
+    flag = wish.feature.manifest.rollout.flag
+    async with opened(settings, migrated=False) as sources:
+        percent = await sources.rollouts.admin.percent(flag)
+        await sources.rollouts.switch(wish.feature, Stage.STAGING)
+    warnings.print(f"the flag {flag} is set to staging; every gateway follows at its next refresh")
+    try:
+        async with opened(settings) as sources:
+            standing = await sources.rollouts.standing(wish.feature, percent)
+            return await _record(sources, wish, standing)
+    except Unavailable as error:
+        hint = "the same command, once the database is back, records it"
+        raise Refused([error.detail], hint, "rolled back, but not recorded") from error
+
+
+async def _roll_back(sources: "Sources", wish: Wish) -> Decision:
+    standing = await sources.rollouts.now(wish.feature)
+    if not wish.to.before(standing.stage):
+        raise typer.BadParameter(f"{wish.to.value} is not before {standing.stage.value}", param_hint="--to")
+    await sources.rollouts.switch(wish.feature, wish.to)
+    return await _record(sources, wish, standing)
+
+
+async def _record(sources: "Sources", wish: Wish, standing: "Standing") -> Decision:
+    """Records a roll-back whose flag is set, with the figures if they can be had soon."""
+    from trivium.rollouts.status import status_of
+
+    try:
+        async with asyncio.timeout(FIGURES_S):
+            figures = (await status_of(wish.feature, sources, standing)).figures()
+    except (TriviumError, TimeoutError) as error:
+        figures = {"missing": getattr(error, "detail", f"no figures within {FIGURES_S:g} s")}
+    return await sources.rollouts.record(
+        wish.feature, standing, "roll_back", wish.to, by=wish.by, reason=wish.reason, figures=figures
+    )
+
+
+async def _hold(sources: "Sources", wish: Wish) -> Decision:
+    from trivium.rollouts.status import status_of
+
+    status = await status_of(wish.feature, sources)
+    return await sources.rollouts.move(
+        wish.feature,
+        "hold",
+        status.standing.stage,
+        by=wish.by,
+        reason=wish.reason,
+        figures=status.figures(),
+    )
+
+
+async def _advance(sources: "Sources", catalogue: Catalogue, wish: Wish) -> Decision:
+    from trivium.rollouts.status import status_of
+
+    status = await status_of(wish.feature, sources)
     stage = status.standing.stage.next
-    if stage is None:
-        console.print(f"[red]{feature.name} is in ga, the last stage[/]")
-        return 1
-    if status.supports != "advance" and not override:
-        console.print(f"[red]refused[/]: {feature.name} stays in {status.standing.stage.value}")
-        for why in status.why:
-            console.print(f"  {why}", markup=False)
-        console.print("  carry it out all the same with --override --reason '…', which is recorded")
-        return 1
+    if stage is None or status.barred:
+        raise Refused(status.barred, "that cannot be overridden")
+    if status.supports != "advance" and not wish.override:
+        hint = "carry it out all the same with --override --reason '…', which is recorded"
+        raise Refused(status.why, hint)
     if stage is Stage.LIMITED:
-        await _warn_of_others(rollouts, catalogue, feature)
-    await rollouts.move(
-        feature,
+        await _warn_of_others(sources, catalogue, wish.feature)
+    return await sources.rollouts.move(
+        wish.feature,
         "advance",
         stage,
-        by=who,
-        reason=reason or "; ".join(status.why),
+        by=wish.by,
+        reason=wish.reason or "; ".join(status.why),
         figures=status.figures(),
         overridden=status.supports != "advance",
     )
-    console.print(f"{feature.name} advances from {status.standing.stage.value} to {stage.value}")
-    return 0
 
 
-async def _warn_of_others(rollouts: "Rollouts", catalogue: Catalogue, feature: Feature) -> None:
+async def _warn_of_others(sources: "Sources", catalogue: Catalogue, feature: Feature) -> None:
     """One feature at a time in `limited`: two at once share the attention that each needs."""
     for other in catalogue:
         if other.name == feature.name or other.manifest.owner != feature.manifest.owner:
             continue
-        if (await rollouts.now(other)).stage is Stage.LIMITED:
-            console.print(
-                f"[yellow]{other.name} of the same owner, {other.manifest.owner}, is in limited too[/]"
-            )
+        if (await sources.rollouts.now(other)).stage is Stage.LIMITED:
+            told = f"{other.name} of the same owner, {other.manifest.owner}, is in limited too"
+            warnings.print(told, style="yellow", markup=False)
 
 
 def _asked(advance: bool, hold: bool, roll_back: bool) -> Action | None:
@@ -174,65 +208,25 @@ def _check_options(asked: Action | None, to: Stage | None, override: bool, reaso
         raise typer.BadParameter("say why, for the record", param_hint="--reason")
 
 
-def _print(status: "FeatureStatus", as_json: bool) -> None:
-    from trivium.rollouts.status import verdict_line
+def _who(by: str | None) -> str:
+    if by is None:
+        return f"{getpass.getuser()}@{socket.gethostname()}"[:LONGEST_NAME]
+    if not by.strip() or len(by) > LONGEST_NAME:
+        raise typer.BadParameter(f"1 to {LONGEST_NAME} characters, it has {len(by)}", param_hint="--by")
+    return by
 
+
+def _show(status: "FeatureStatus", as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(as_object(status)))
-        return
-    standing = status.standing
-    days = "" if standing.days is None else f" for {standing.days:.1f} days"
-    console.print(f"\n[bold]{status.feature}[/] in [bold]{standing.stage.value}[/]{days}")
-    console.print(f"  serves {status.variant} {status.version}, owner {status.owner}")
-    if standing.percent is not None:
-        console.print(f"  the flag is on for {standing.percent} % of the subjects")
-    table = Table("", "treatment", "control")
-    for label, pick in _ROWS:
-        table.add_row(label, *(pick(status.arms.get(arm)) for arm in Arm))
-    console.print(table)
-    for verdict in status.judgement.verdicts:
-        console.print(f"  {verdict_line(verdict)}", markup=False)
-    console.print(f"supports: [bold]{status.supports.replace('_', ' ')}[/]")
-    for why in status.why:
-        console.print(f"  {why}", markup=False)
+        typer.echo(json.dumps(status_object(status)))
+    else:
+        show(console, status)
 
 
-def as_object(status: "FeatureStatus") -> dict[str, object]:
-    """A status as the commands and the gateway give it in JSON."""
-    decision = status.standing.decision
-    return {
-        "feature": status.feature,
-        "owner": status.owner,
-        "variant": status.variant,
-        "version": status.version,
-        "stage": status.standing.stage.value,
-        "days": status.standing.days,
-        **status.figures(),
-        "decided_by": decision.decided_by if decision else None,
-        "reason": decision.reason if decision else None,
+def _told(made: Decision) -> str:
+    what: dict[Action, Any] = {
+        "advance": f"advances from {made.from_stage.value} to {made.to_stage.value}",
+        "hold": f"is held in {made.to_stage.value}",
+        "roll_back": f"is rolled back from {made.from_stage.value} to {made.to_stage.value}",
     }
-
-
-def _estimated(metric: str) -> "Callable[[Metrics | None], str]":
-    def told(metrics: "Metrics | None") -> str:
-        from trivium.rollouts.status import shown
-
-        found = getattr(metrics, metric) if metrics else None
-        if found is None:
-            return NO_FIGURE
-        low, high = shown(metric, found.low), shown(metric, found.high)
-        return f"{shown(metric, found.value)} ({low} to {high})"
-
-    return told
-
-
-_ROWS: "list[tuple[str, Callable[[Metrics | None], str]]]" = [
-    ("subjects", lambda metrics: f"{metrics.subjects:,}" if metrics else NO_FIGURE),
-    ("requests", lambda metrics: f"{metrics.requests:,}" if metrics else NO_FIGURE),
-    ("judged", lambda metrics: f"{metrics.judged:,}" if metrics else NO_FIGURE),
-    ("adoption", _estimated("adoption")),
-    ("override rate", _estimated("override_rate")),
-    ("P50", _estimated("p50_ms")),
-    ("P99", _estimated("p99_ms")),
-    ("error rate", _estimated("error_rate")),
-]
+    return f"{made.feature} {what[made.action]}"

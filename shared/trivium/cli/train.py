@@ -68,6 +68,7 @@ def train(
     settings = Settings()
     loaded = find_feature(settings.features_dir, given.pop("feature"))
     _check_installed()
+    _check_version(data)
     file = str(given.pop("data"))
     defaults = {
         "name": model_of(loaded),
@@ -96,6 +97,14 @@ def model_of(feature: Feature) -> str:
 def accuracy_gate(feature: Feature) -> float:
     """The least accuracy that the manifest's acceptable error rate allows."""
     return round(1 - feature.manifest.assessment.acceptable_error_rate, 6)
+
+
+def _check_version(data: Path) -> None:
+    """Refuses a file of a dataset's version that is not as it was built."""
+    from trivium.corrections.versions import CARD, TRAIN, load_version
+
+    if data.name == TRAIN and (data.parent / CARD).is_file():
+        load_version(data.parent)
 
 
 def _word(name: str, value: object) -> str:

@@ -46,8 +46,8 @@ def _flags_of_ones_own(example: Path, own: Path) -> Path:
     state = json.loads(read_flags(own)) if own.is_file() else {**given, "features": []}
     known = {flag.get("name") for flag in state["features"]}
     new = [flag for flag in given["features"] if flag.get("name") not in known]
-    if new:
+    if new or not own.is_file():
         state["features"] += new
         own.parent.mkdir(parents=True, exist_ok=True)
-        own.write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+        own.write_text(json.dumps(state, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return own

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from trivium.cli.evaluate import variant_of
 from trivium.features import Feature, find_feature
 from trivium.llm.settings import BackendSettings
 from trivium.promotions import promotions_of
@@ -55,9 +56,7 @@ def promote(
     """
     settings = BackendSettings()
     feature = find_feature(settings.features_dir, name)
-    if variant not in feature.variants:
-        known = ", ".join(feature.variants)
-        raise typer.BadParameter(f"{variant!r} is not a variant of {name}; there are {known}")
+    variant_of(feature, variant)
     who = by or f"{getpass.getuser()}@{socket.gethostname()}"
 
     async def work(evaluations: "EvaluationRepository") -> int:

@@ -292,7 +292,7 @@ class Drift(_Strict):
     reference: int = Field(
         2_000, ge=200, le=50_000, description="Inferences of the reference, the first of a version."
     )
-    cron: Cron = "17 * * * *"
+    cron: Cron = "17 3 * * *"
     false_discovery_rate: float = Field(0.05, gt=0, lt=0.5, description="Over the columns of a window.")
 
 

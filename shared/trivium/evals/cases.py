@@ -1,7 +1,7 @@
 """The fixed dataset of a feature: what is asked, what is right, and what kind of case it is."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,14 +69,23 @@ def load_cases(feature: Feature) -> Golden:
     """
     path = feature.folder / feature.manifest.evaluation.dataset
     cases: dict[str, Case] = {}
-    for number, record in enumerate(read_records(path), start=1):
-        case = _case(feature, f"{path}: case {number}", record)
+    lines: dict[str, int] = {}
+    if path.suffix != ".jsonl":
+        raise DatasetError(f"{path}: a dataset of cases is a .jsonl file")
+    for record, number in zip(read_records(path), _numbers(path), strict=True):
+        case = _case(feature, f"{path}:{number}", record)
         if case.id in cases:
-            raise DatasetError(f"{path}: case {number}: id {case.id!r} stands there already")
-        cases[case.id] = case
+            raise DatasetError(f"{path}:{number}: id {case.id!r} stands in line {lines[case.id]} already")
+        cases[case.id], lines[case.id] = case, number
     if not cases:
         raise DatasetError(f"{path}: there is no case in it")
     return Golden(path, hashlib.sha256(path.read_bytes()).hexdigest(), list(cases.values()))
+
+
+def _numbers(path: Path) -> Iterator[int]:
+    """The line that each record stands in, by the same reading as theirs."""
+    with path.open(encoding="utf-8-sig", newline="") as lines:
+        yield from (number for number, line in enumerate(lines, start=1) if line.strip())
 
 
 def _case(feature: Feature, place: str, record: dict[str, Any]) -> Case:

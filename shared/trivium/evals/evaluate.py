@@ -60,8 +60,8 @@ class Evaluated:
                 "scores": run.scores,
                 "failure": run.failure,
                 "confidence": run.answered.confidence if run.answered else None,
-                "latency_ms": run.answered.latency_ms if run.answered else 0.0,
-                "cost_usd": run.answered.cost_usd if run.answered else None,
+                "latency_ms": run.latency_ms,
+                "cost_usd": run.cost_usd,
             }
             for run in self.runs
         ]
@@ -93,11 +93,12 @@ class Evaluated:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """An evaluation beside an earlier one, on the cases that both have."""
+    """An evaluation beside an earlier one, on the cases that both have; `unlike` says what is not alike."""
 
     baseline: Mapping[str, Any]
     differences: list[Difference]
     flips: list[Flip]
+    unlike: list[str]
 
     @property
     def regressions(self) -> list[Difference]:
@@ -142,17 +143,27 @@ async def evaluate(
     )
 
 
-async def compare(made: Evaluated, evaluations: EvaluationRepository, against: str) -> Comparison:
-    """Compares an evaluation with a stored one; raises NotFound if there is none of that name."""
-    name = made.feature.name
-    row = await evaluations.baseline(name, against, made.variant, made.version)
+async def baseline_of(
+    feature: Feature, variant: str, evaluations: EvaluationRepository, against: str
+) -> dict[str, Any]:
+    """The stored evaluation to compare with; raises NotFound if there is none of that name."""
+    version, served = feature.variants[variant].version, feature.manifest.serve
+    row = await evaluations.baseline(feature.name, against, variant, version)
+    if row is None and against == "last" and served != variant:
+        row = await evaluations.latest(feature.name, variant=served, version=feature.variants[served].version)
     if row is None:
         raise NotFound(
-            f"{name}: there is no evaluation {against!r} to compare with; name an id, a version or a variant "
-            f"of one that was stored, or `last` for {made.variant} as it was"
+            f"{feature.name}: there is no evaluation {against!r} to compare with; name an id, a version or a "
+            f"variant of one that was stored, or `last` for {variant} as it was, or else what is served"
         )
-    before = scored(await evaluations.cases(row["id"]))
-    return between(row, before, made)
+    return row
+
+
+async def compare(
+    made: Evaluated, evaluations: EvaluationRepository, baseline: Mapping[str, Any]
+) -> Comparison:
+    """Compares an evaluation with a stored one."""
+    return between(baseline, scored(await evaluations.cases(baseline["id"])), made)
 
 
 def between(row: Mapping[str, Any], before: Mapping[str, Scored], made: Evaluated) -> Comparison:
@@ -160,4 +171,20 @@ def between(row: Mapping[str, Any], before: Mapping[str, Scored], made: Evaluate
     gates = made.feature.manifest.evaluation.gates
     after = made.scored
     kinds = made.summary.kinds
-    return Comparison(row, differences(before, after, kinds, gates), flips(before, after, kinds))
+    found = flips(before, after, kinds, made.runs)
+    return Comparison(row, differences(before, after, kinds, gates), found, _unlike(row, before, made))
+
+
+def _unlike(row: Mapping[str, Any], before: Mapping[str, Scored], made: Evaluated) -> list[str]:
+    """What else than the variant could make a difference."""
+    found = []
+    if row["dataset_sha256"] != made.golden.sha256:
+        found.append(
+            "it was made on another version of the dataset: cases of one id may ask or expect otherwise"
+        )
+    if row["evaluators_sha256"] != made.evaluators_sha256:
+        found.append("it was scored by other evaluators or gates")
+    after = {run.case_id for run in made.runs}
+    if lacking := len(after - before.keys()):
+        found.append(f"{lacking} of {len(after)} cases are not in it, and are not compared")
+    return found

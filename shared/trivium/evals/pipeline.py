@@ -8,18 +8,23 @@ from trivium.domain.breaker import Breaker, Breakers
 from trivium.domain.fallback import Deadline, drawn, run_chain, static_step
 from trivium.domain.inference import Attempt, Question
 from trivium.domain.manifest import EdgeVariant
-from trivium.errors import ConfigurationError, ConnectionFailed, NotFound
+from trivium.errors import AccessDenied, ConfigurationError, ConnectionFailed, NotFound, RequestRefused
 from trivium.evals.cases import Answered, Asked
 from trivium.features import Feature
 from trivium.patterns.steps import Backends, FeatureStep, alone, price, steps_of
 
+UNASKABLE = frozenset({ConnectionFailed.code, RequestRefused.code, AccessDenied.code})
+"""Of an example that is known to be right, these are the fault of whoever asks."""
+
 
 class NotAnswered(Exception):
-    """The variant did not answer; a degraded answer is none."""
+    """The variant did not answer; a degraded answer is none. What was tried took its time, and its money."""
 
-    def __init__(self, code: str, detail: str | None) -> None:
+    def __init__(self, code: str, detail: str | None, latency_ms: float, cost_usd: float | None) -> None:
         super().__init__(f"{code}: {detail}" if detail else code)
         self.code = code
+        self.latency_ms = latency_ms
+        self.cost_usd = cost_usd
 
 
 @dataclass(slots=True)
@@ -57,23 +62,24 @@ class Pipeline:
         latency_ms = (time.monotonic() - started) * 1000
         for attempt in attempts:
             price(self.feature.name, attempt, self.backends.tariff)
-        if result.fallback_reason is not None:
-            detail = next((a.detail for a in attempts if a.outcome == result.fallback_reason), None)
-            raise NotAnswered(result.fallback_reason, detail)
         costs = [attempt.cost_usd for attempt in attempts]
         cost = None if None in costs else sum(one for one in costs if one)
+        if result.fallback_reason is not None:
+            detail = next((a.detail for a in attempts if a.outcome == result.fallback_reason), None)
+            raise NotAnswered(result.fallback_reason, detail, latency_ms, cost)
         answer = result.answer
         return Answered(answer.output, answer.confidence, answer.model, latency_ms, cost)
 
-    async def probe(self, asked: Asked) -> None:
-        """Asks once; raises ConfigurationError if who should answer cannot be reached at all."""
+    async def probe(self) -> None:
+        """Asks the manifest's example; raises ConfigurationError if who should answer is not there for us."""
+        example = self.feature.manifest.example
         try:
-            await self.answer(asked)
+            await self.answer(Asked(example.input, example.entity_key))
         except NotAnswered as error:
-            if error.code == ConnectionFailed.code:
+            if error.code in UNASKABLE:
                 raise ConfigurationError(
                     f"{self.feature.name} {self.variant}: {error}. An evaluation needs what the variant "
-                    "answers from: start the platform with `make run`, or name its address"
+                    "answers from: start the platform with `make run`, or name its address and key"
                 ) from error
 
     def _steps(self) -> list[FeatureStep]:

@@ -1,21 +1,17 @@
 """A promotion: what is missing for it, and how it is written into the feature's folder."""
 
 import json
-import re
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from trivium.errors import ConfigurationError, ManifestError
 from trivium.evals.cases import load_cases
 from trivium.evals.evaluators import evaluators_sha256, make_evaluators
+from trivium.evals.manifest_text import serving
 from trivium.features import MANIFEST, Feature, load_feature
-from trivium.promotions import FILE
-
-_SERVE = re.compile(r"^serve:[^\n#]*", re.MULTILINE)
-_FALLBACK = re.compile(r"^fallback:.*?(?=^\S|\Z)", re.MULTILINE | re.DOTALL)
+from trivium.promotions import FILE, promotions_of
 
 
 def missing_for(feature: Feature, variant: str, row: dict[str, Any] | None) -> list[str]:
@@ -33,7 +29,7 @@ def missing_for(feature: Feature, variant: str, row: dict[str, Any] | None) -> l
     found = []
     if row["dataset_sha256"] != load_cases(feature).sha256:
         found.append(f"the dataset has changed since its evaluation: run {command}")
-    elif row["evaluators_sha256"] != evaluators_sha256(feature, make_evaluators(feature, None)):
+    if row["evaluators_sha256"] != evaluators_sha256(feature, make_evaluators(feature, None)):
         found.append(f"the evaluators or gates have changed since its evaluation: run {command}")
     if not row["gates"]:
         found.append("the manifest's evaluation has no gates; name at least one metric that must be reached")
@@ -41,73 +37,78 @@ def missing_for(feature: Feature, variant: str, row: dict[str, Any] | None) -> l
         if not gate["passed"]:
             wanted = " ".join(f"{k} {gate[k]}" for k in ("min", "max") if gate[k] is not None)
             found.append(f"{gate['metric']} is {gate['estimate']['value']:.4f}; the gate is {wanted}")
+    if not found and not row["passed"]:
+        found.append(f"evaluation {row['id']} did not pass: run {command}")
     return found
 
 
 def promote(feature: Feature, variant: str, row: dict[str, Any], *, by: str, reason: str) -> None:
     """Writes the promotion, and serves the variant; on any fault neither file is changed.
 
-    The variant that was served before becomes the first fallback, unless it stands there.
+    The variant that was served before becomes the first fallback.
 
     Raises:
-        ConfigurationError: the manifest cannot be changed by machine.
+        ConfigurationError: the manifest cannot be changed by machine. ManifestError: promoted.json is broken.
     """
     manifest, promoted = feature.folder / MANIFEST, feature.folder / FILE
-    before = manifest.read_text(encoding="utf-8")
-    after = serving(before, feature, variant)
-    if after != before:
-        _replace(manifest, after)
-        try:
-            load_feature(manifest)
-        except ManifestError as error:
-            _replace(manifest, before)
-            raise ConfigurationError(
-                f"{manifest}: `serve: {variant}` would not load, so nothing was changed: {error.detail}"
-            ) from error
-    known = json.loads(promoted.read_text(encoding="utf-8")) if promoted.is_file() else {}
-    known[variant] = {
+    known = {name: asdict(one) for name, one in promotions_of(feature.folder).items()}
+    known[variant] = _record(variant, row, by, reason)
+    for one in known.values():
+        del one["variant"]
+    written = promoted.read_bytes() if promoted.is_file() else None
+    was = manifest.read_bytes()
+    now = serving(was.decode(), feature, variant).encode()
+    if now != was:
+        _try(feature, now, variant)
+    try:
+        # The record first: a promotion that is not served yet changes nothing.
+        _replace(promoted, (json.dumps(known, indent=2, ensure_ascii=False) + "\n").encode())
+        if now != was:
+            _replace(manifest, now)
+    except OSError:
+        if written is None:
+            promoted.unlink(missing_ok=True)
+        else:
+            promoted.write_bytes(written)
+        raise
+
+
+def _record(variant: str, row: dict[str, Any], by: str, reason: str) -> dict[str, Any]:
+    figures = ("dataset", "dataset_sha256", "cases", "repeats", "failures", "metrics", "p50_ms", "p99_ms")
+    return {
+        "variant": variant,
         "version": row["version"],
-        "evaluation": {
-            "id": row["id"],
-            "dataset": row["dataset"],
-            "dataset_sha256": row["dataset_sha256"],
-            "cases": row["cases"],
-            "repeats": row["repeats"],
-            "failures": row["failures"],
-            "metrics": row["metrics"],
-            "p50_ms": row["p50_ms"],
-            "p99_ms": row["p99_ms"],
-            "cost_usd": row["cost_usd"],
-        },
+        "evaluation": {"id": row["id"], **{name: row[name] for name in (*figures, "cost_usd")}},
         "promoted_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "by": by,
         "reason": reason,
     }
-    _replace(promoted, json.dumps(known, indent=2, ensure_ascii=False) + "\n")
 
 
-def serving(text: str, feature: Feature, variant: str) -> str:
-    """A manifest's text with another variant served; all else, comments included, stays as it is.
-
-    Raises:
-        ConfigurationError: its lines `serve:` and `fallback:` are not at the beginning of a line.
-    """
-    served = feature.manifest.serve
-    if served == variant:
-        return text
-    if not _SERVE.search(text) or not _FALLBACK.search(text):
+def _try(feature: Feature, text: bytes, variant: str) -> None:
+    """Loads what would be written, beside what is there; raises ConfigurationError if it is not right."""
+    manifest, chain = feature.folder / MANIFEST, feature.manifest.chain
+    trial = manifest.with_suffix(".trial")
+    try:
+        trial.write_bytes(text)
+        found = load_feature(trial).manifest.chain
+    except ManifestError as error:
+        told = error.detail.replace(str(trial), str(manifest))
         raise ConfigurationError(
-            f"{feature.name}: serve and fallback are not lines of their own; change them by hand"
+            f"`serve: {variant}` would not load, so nothing was changed: {told}"
+        ) from error
+    finally:
+        trial.unlink(missing_ok=True)
+    if found != [variant, *(name for name in chain if name != variant)]:
+        raise ConfigurationError(
+            f"{manifest}: cannot be changed by machine, so nothing was; change it by hand"
         )
-    steps: list[Any] = [step for step in yaml.safe_load(text)["fallback"] if step != variant]
-    if served not in steps:
-        steps.insert(0, served)
-    flow = yaml.safe_dump(steps, default_flow_style=True, sort_keys=False, width=10_000).strip()
-    text = _SERVE.sub(lambda found: f"serve: {variant}" + " " * found.group().endswith(" "), text, count=1)
-    return _FALLBACK.sub(lambda _: f"fallback: {flow}\n", text, count=1)
 
 
-def _replace(path: Path, text: str) -> None:
+def _replace(path: Path, text: bytes) -> None:
     partial = path.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    try:
+        partial.write_bytes(text)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -31,6 +31,7 @@ class Summary:
 
     A failure counts as wrong (False, or 0) in every metric. With repeats, `passes_all` is by metric the share
     of the cases that were right every time (pass^k), and `unstable` names those that were not scored alike.
+    The latency is that of the answers, the cost that of failures, too.
     """
 
     cases: int
@@ -55,7 +56,7 @@ def summarise(runs: Sequence[CaseRun], scorers: Sequence[Scorer], repeats: int) 
         for name, of in scorer.summaries().items():
             metrics[name] = _bootstrapped(of, list(by_case.values()))
     latencies = sorted(run.answered.latency_ms for run in runs if run.answered)
-    costs = [run.answered.cost_usd for run in runs if run.answered]
+    costs = [run.cost_usd for run in runs]
     return Summary(
         cases=len(by_case),
         repeats=repeats,
@@ -96,7 +97,8 @@ def score_of(run: CaseRun, metric: str) -> float:
 def _estimate(metric: str, kind: str, cases: Iterable[Sequence[CaseRun]]) -> Estimate:
     scores = [[score_of(run, metric) for run in runs] for runs in cases]
     if kind == "share":
-        if all(len(some) == 1 for some in scores):
+        if all(len(set(some)) == 1 for some in scores):
+            # Cases that are scored alike every time are as many observations as there are cases.
             found = share(sum(some[0] > 0 for some in scores), len(scores))
         else:
             found = clustered_share(_sums(scores))

@@ -15,7 +15,10 @@ from trivium.store.questions import RecordedQuestion
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One variant on traffic; `as_corrected` is the share that it answers as users have corrected it."""
+    """One variant on traffic; `as_corrected` is the share that it answers as users have corrected it.
+
+    The latency is that of the answers, the cost that of failures, too.
+    """
 
     variant: str
     failures: int
@@ -46,7 +49,11 @@ async def on_traffic(
     answers = [
         await _answers(Pipeline(feature, variant, backends), questions, at_once) for variant in variants
     ]
-    both = [(q, a, b) for q, a, b in zip(questions, *answers, strict=True) if a and b]
+    both = [
+        (q, a, b)
+        for q, a, b in zip(questions, *answers, strict=True)
+        if isinstance(a, Answered) and isinstance(b, Answered)
+    ]
     differing = [(q.input, a.output, b.output) for q, a, b in both if a.output != b.output]
     return Traffic(
         len(questions),
@@ -58,27 +65,29 @@ async def on_traffic(
 
 async def _answers(
     pipeline: Pipeline, questions: Sequence[RecordedQuestion], at_once: int
-) -> list[Answered | None]:
+) -> list[Answered | NotAnswered]:
     if questions:
-        await pipeline.probe(Asked(questions[0].input, questions[0].entity_key))
+        await pipeline.probe()
     gate = asyncio.Semaphore(at_once)
 
-    async def one(question: RecordedQuestion) -> Answered | None:
+    async def one(question: RecordedQuestion) -> Answered | NotAnswered:
         async with gate:
             try:
                 return await pipeline.answer(Asked(question.input, question.entity_key))
-            except NotAnswered:
-                return None
+            except NotAnswered as error:
+                return error
 
     return list(await asyncio.gather(*(one(question) for question in questions)))
 
 
-def _side(variant: str, questions: Sequence[RecordedQuestion], answers: Sequence[Answered | None]) -> Side:
-    given = [answer for answer in answers if answer]
+def _side(
+    variant: str, questions: Sequence[RecordedQuestion], answers: Sequence[Answered | NotAnswered]
+) -> Side:
+    given = [answer for answer in answers if isinstance(answer, Answered)]
     corrected = [(q.corrected, a) for q, a in zip(questions, answers, strict=True) if q.corrected]
-    right = sum(a is not None and a.output == wanted for wanted, a in corrected)
+    right = sum(isinstance(a, Answered) and a.output == wanted for wanted, a in corrected)
     latencies = sorted(answer.latency_ms for answer in given)
-    costs = [answer.cost_usd for answer in given]
+    costs = [answer.cost_usd for answer in answers]
     return Side(
         variant,
         len(answers) - len(given),

@@ -11,10 +11,9 @@ from pydantic_settings import SettingsConfigDict
 from trivium.errors import ConfigurationError
 from trivium.load.bodies import Shape, make_bodies, read_texts
 from trivium.load.target import Target
-from trivium.settings import Settings
+from trivium.settings import LOOPBACK, Settings
 
 TEXTS = "similar-tickets/archive.jsonl"
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 DEGRADED_MARK = b'"degraded":true'
 
 

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from trivium.domain.manifest import EdgeVariant, PrecomputedVariant
 from trivium.edge import EdgeClient
 from trivium.errors import ConfigurationError
 from trivium.evals.evaluators.base import Context, Scorer, Scores, field_of, text_at
@@ -21,7 +20,7 @@ class Similarity(Scorer):
     def bind(self, feature: Feature, backends: Backends | None) -> None:
         """Finds the field and the model: the given one, or else one that the feature uses."""
         self.field = field_of(feature, self.field, self.name)
-        self.model = self.model or model_of(feature)
+        self.model = self.model or feature.manifest.embedding_model
         if self.model is None:
             raise ConfigurationError(
                 f"{feature.name}: evaluation.evaluators: {self.name}: model: name the edge model that embeds"
@@ -42,15 +41,3 @@ class Similarity(Scorer):
             return {self.name: 0.0}
         ours, theirs = await self._edge.embed(self.model, texts)
         return {self.name: sum(a * b for a, b in zip(ours, theirs, strict=True))}
-
-
-def model_of(feature: Feature) -> str | None:
-    """The edge model that a feature uses, the served variant's first; None if it uses none."""
-    manifest = feature.manifest
-    for name in sorted(manifest.variants, key=lambda name: name != manifest.serve):
-        spec = manifest.variants[name]
-        if isinstance(spec, EdgeVariant):
-            return spec.model
-        if isinstance(spec, PrecomputedVariant) and spec.compute.neighbours:
-            return spec.compute.neighbours.model
-    return None
