@@ -47,17 +47,20 @@ def _fill(url: str) -> None:
         texts = [(text, text in SWALLOWED) for text in (*SWALLOWED, *RATES, *OTHERS) for _ in range(4)]
         for n, (text, wrong) in enumerate(texts):
             made = Inference(
-                *(new_id(), "ticket-triage", Arm.TREATMENT, f"u-{n}", "k", Question({"text": text})),
-                *(
-                    StepAnswer({"label": "lost_or_stolen_card"}, 0.9),
-                    by,
-                    False,
-                    None,
-                    [],
-                    1000,
-                    5.0,
-                    time.time(),
-                ),
+                id=new_id(),
+                feature="ticket-triage",
+                arm=Arm.TREATMENT,
+                subject_id=f"u-{n}",
+                key_id="k",
+                question=Question({"text": text}),
+                answer=StepAnswer({"label": "lost_or_stolen_card"}, 0.9),
+                served_by=by,
+                degraded=False,
+                fallback_reason=None,
+                attempts=[],
+                deadline_ms=1000,
+                latency_ms=5.0,
+                created_at=time.time(),
             )
             await InferenceRepository(database).add([rows_of(made)[0]], [])
             value: Any = {"label": "card_swallowed"} if wrong else None

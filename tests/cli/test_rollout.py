@@ -104,6 +104,15 @@ def test_from_staging_it_goes_on_once_the_version_is_promoted(folder: Path) -> N
     assert "has not been promoted" in refused.output
     assert "trivium eval reply --variant edge-v1" in refused.output
     _promote(folder)
+    forced = _run("rollout", "reply", "--advance", "--override", "--reason", "x")
+    assert forced.exit_code == 0, "what is promoted may be forced"
+    (folder / "features" / "reply" / "promoted.json").unlink()
+    barred = _run("rollout", "reply", "--advance", "--override", "--reason", "the board wants it")
+    assert barred.exit_code == 1
+    assert "cannot be overridden" in barred.output
+    assert _percent(folder) == "10"
+    _promote(folder)
+    assert _run("rollout", "reply", "--roll-back", "--reason", "x").exit_code == 0
     done = _run("rollout", "reply", "--advance", "--by", "me")
     assert done.exit_code == 0, done.output
     assert "from staging to limited" in done.output
@@ -152,6 +161,38 @@ def test_the_kill_switch_works_from_a_flag_that_no_decision_made(folder: Path) -
     assert _percent(folder) == "off"
 
 
+def test_a_roll_back_is_recorded_with_its_figures(folder: Path) -> None:
+    _promote(folder)
+    assert _run("rollout", "reply", "--advance").exit_code == 0
+    _fill(folder, 30)
+    done = _run("rollout", "reply", "--roll-back", "--reason", "x", "--by", "me", "--json")
+    made = json.loads(done.stdout)
+    assert (made["action"], made["from_stage"], made["to_stage"]) == ("roll_back", "limited", "staging")
+    assert (made["decided_by"], made["figures"]["percent"]) == ("me", 10)
+    assert made["figures"]["arms"]["treatment"]["subjects"] == 30
+    assert {verdict["metric"] for verdict in made["figures"]["verdicts"]} >= {"adoption", "p99_ms"}
+
+
+def test_the_kill_switch_works_without_a_database_and_is_recorded_later(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _promote(folder)
+    assert _run("rollout", "reply", "--advance").exit_code == 0
+    away = folder / "away.db"
+    away.mkdir()  # SQLite cannot open a folder
+    with monkeypatch.context() as without:
+        without.setenv("TRIVIUM_DATABASE_URL", f"sqlite+aiosqlite:///{away}")
+        killed = _run("rollout", "reply", "--roll-back", "--reason", "everything is down")
+    assert killed.exit_code == 1
+    assert "rolled back, but not recorded" in killed.output
+    assert _percent(folder) == "off"
+    shown = json.loads(_run("rollout", "reply", "--json").stdout)
+    assert (shown["stage"], shown["percent"]) == ("limited", 0)
+    assert _run("rollout", "reply", "--roll-back", "--reason", "everything was down").exit_code == 0
+    shown = json.loads(_run("rollout", "reply", "--json").stdout)
+    assert (shown["stage"], shown["reason"]) == ("staging", "everything was down")
+
+
 def test_a_hold_is_recorded_and_the_guards_blocks_an_advance(folder: Path) -> None:
     _promote(folder)
     assert _run("rollout", "reply", "--advance").exit_code == 0
@@ -183,6 +224,8 @@ def test_a_second_feature_of_an_owner_in_limited_is_warned_about(folder: Path) -
         (["--to", "limited"], "goes with --roll-back"),
         (["--override", "--reason", "x"], "goes with --advance"),
         (["--roll-back", "--to", "nowhere", "--reason", "x"], "nowhere"),
+        (["--roll-back", "--to", "limited", "--reason", "x"], "limited is not before staging"),
+        (["--hold", "--reason", "x", "--by", "x" * 129], "1 to 128 characters"),
     ],
 )
 def test_a_wrong_use_is_told(folder: Path, words: list[str], told: str) -> None:
@@ -210,7 +253,23 @@ def test_a_status_is_a_table_for_a_review(folder: Path, filled: Any) -> None:
     head, rule, reply, sort = done.output.strip().splitlines()
     assert head.count("|") == rule.count("|") == reply.count("|") == sort.count("|")
     assert reply.startswith("| reply | limited | 0.0 | 50 | 100.0% (")
+    assert "n 50), met | 20.0% (" in reply
     assert "| staging | - | 0 | - |" in sort
     told = [json.loads(line) for line in _run("status", "--json").output.splitlines()]
     assert [one["feature"] for one in told] == ["reply", "sort"]
     assert told[0]["arms"]["treatment"]["override_rate"]["value"] == pytest.approx(0.2)
+
+
+def test_a_status_is_split_by_day_variant_or_stage(folder: Path, filled: Any) -> None:
+    rows = [
+        json.loads(line) for line in _run("status", "reply", "--by", "variant", "--json").stdout.splitlines()
+    ]
+    assert [(row["part"], row["arm"], row["subjects"]) for row in rows] == [
+        ("edge-v1/v1", "control", 50),
+        ("edge-v1/v1", "treatment", 50),
+    ]
+    for by in ("day", "stage"):
+        head, _, *lines = _run("status", "reply", "--by", by).stdout.strip().splitlines()
+        assert {line.count("|") for line in lines} == {head.count("|")}
+        assert {line.split(" | ")[2] for line in lines} == {"treatment", "control"}
+    assert " limited | treatment | 50 | 50 | 50 | 100.0% (" in _run("status", "--by", "stage").stdout

@@ -52,7 +52,9 @@ def test_every_command_in_the_documents_exists(root: Path) -> None:
 
     command = get_command(app)
     for document in (root / "README.md", *root.glob("docs/**/*.md")):
-        for words in re.findall(r"^(?:\.venv/bin/)?trivium ([a-z ]+)", document.read_text(), re.MULTILINE):
+        for words in re.findall(
+            r"^(?:\.venv/bin/)?trivium ([a-z][a-z -]*)", document.read_text(), re.MULTILINE
+        ):
             found: object = command
             for word in words.split():
                 commands = getattr(found, "commands", None)

@@ -47,14 +47,10 @@ def test_ranks_lie_within_and_in_order(n: int, q: float) -> None:
 
 
 def _sums(clusters: list[tuple[int, int]]) -> ClusterSums:
-    return ClusterSums(
-        len(clusters),
-        *(float(sum(f(n, k) for n, k in clusters)) for f in (lambda n, k: n, lambda n, k: k)),
-        *(
-            float(sum(f(n, k) for n, k in clusters))
-            for f in (lambda n, k: n * n, lambda n, k: k * k, lambda n, k: n * k)
-        ),
+    n, k, nn, kk, nk = (
+        float(sum(values)) for values in zip(*((n, k, n * n, k * k, n * k) for n, k in clusters), strict=True)
     )
+    return ClusterSums(len(clusters), n, k, nn, kk, nk)
 
 
 def test_alike_clusters_of_one_are_independent_observations() -> None:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,34 @@ async def test_a_file_is_walked_through_the_stages(file: Path, tmp_path: Path) -
     assert json.loads(file.read_text())["features"][0] == OTHER
 
 
+async def test_a_file_keeps_what_is_not_ours_and_stays_a_link(file: Path, tmp_path: Path) -> None:
+    other = {**OTHER, "description": "naïve 🙂"}
+    file.write_text(json.dumps({"version": 1, "features": [other]}))
+    link = tmp_path / "elsewhere" / "flags.json"
+    link.parent.mkdir()
+    link.symlink_to(file)
+    plan = Plan.of(ROLLOUT, Stage.LIMITED)
+    await FileAdmin(link).apply(plan)
+    first = file.read_bytes()
+    assert link.is_symlink()
+    assert json.loads(first)["features"][0] == other
+    assert "naïve 🙂" in first.decode()
+    await FileAdmin(link).apply(plan)
+    assert file.read_bytes() == first
+    assert [one.name for one in tmp_path.rglob("*.partial")] == []
+
+
+def test_two_who_change_a_file_at_once_both_do(file: Path) -> None:
+    names = {f"flag-{n}" for n in range(40)}
+
+    def add(name: str) -> None:
+        asyncio.run(FileAdmin(file).apply(Plan.of(Rollout(flag=name), Stage.GA)))
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(add, names))
+    assert {one["name"] for one in json.loads(file.read_text())["features"]} == {"other", *names}
+
+
 async def test_a_files_cohort_is_in_and_stays_in(file: Path, tmp_path: Path) -> None:
     await _cohort(FileAdmin(file), Clients(FlagAdminSettings(flags_file=file, state_dir=tmp_path)))
 
@@ -115,6 +144,8 @@ async def test_what_cannot_be_set_is_told(tmp_path: Path, session: aiohttp.Clien
         ({"enabled": False, "strategies": [{"name": "default"}]}, 0),
         ({"enabled": True, "strategies": [{"name": "userWithId", "parameters": {"userIds": "a"}}]}, 0),
         ({"enabled": True, "strategies": [{"name": "default", "constraints": [{}]}]}, 0),
+        ({"enabled": True, "strategies": [{"name": "default", "segments": [1]}]}, 0),
+        ({"enabled": True, "strategies": [{"name": "default", "disabled": True}]}, 0),
     ],
 )
 def test_the_percentage_of_a_flag_is_that_of_everybody(flag: dict[str, Any], percent: int) -> None:
@@ -157,16 +188,32 @@ async def test_unleash_is_walked_through_the_stages_and_minds_what_others_made(
             found = await clients.who_is_in()
         assert inside <= found
         inside = found
-    unleash._admin(
-        "POST", "/summary/environments/development/strategies", {"name": "default", "parameters": {}}
-    )
+    reader = settings.model_copy(update={"unleash_admin_token": None})
+    assert await make_flag_admin(reader, session).percent("summary") == 25
+    assert await make_flag_admin(reader, session).percent("not made") == 0
+    strategies = "/summary/environments/development/strategies"
+    again = unleash._admin("GET", strategies)
+    (gradual,) = [one for one in again if not one["constraints"]]
+    unleash._admin("POST", strategies, {key: gradual[key] for key in ("name", "parameters")})
+    await admin.apply(Plan.of(ROLLOUT, Stage.LIMITED))
+    assert len(unleash._admin("GET", strategies)) == len(again)  # a second one of ours is one too many
+    assert await admin.percent("summary") == 8
+    unleash._admin("POST", strategies, {"name": "default", "parameters": {}})
     with pytest.raises(Conflict, match="default"):
         await admin.apply(Plan.of(ROLLOUT, Stage.EXPAND_50))
+    await admin.apply(Plan.of(ROLLOUT, Stage.STAGING))  # a way back is never refused
+    assert await admin.percent("summary") == 0
+    await _seen(clients, 0)
+    unleash.switch("summary", on=True)
+    await _seen(clients, 2001)
     await admin.apply(Plan.of(Rollout(flag="summary"), Stage.STAGING))  # off is off, whatever stands there
     await _seen(clients, 0)
     wrong = settings.model_copy(update={"unleash_admin_token": SecretStr("*:*.wrong")})
     with pytest.raises(ConfigurationError, match="TRIVIUM_UNLEASH_ADMIN_TOKEN is not accepted"):
         await make_flag_admin(wrong, session).apply(Plan.of(ROLLOUT, Stage.GA))
+    cloaked = settings.model_copy(update={"unleash_url": unleash.root})
+    with pytest.raises(ConfigurationError, match="TRIVIUM_UNLEASH_URL"):
+        await make_flag_admin(cloaked, session).apply(Plan.of(ROLLOUT, Stage.GA))
     nowhere = settings.model_copy(update={"unleash_project": "nowhere"})
     with pytest.raises(ConfigurationError, match="TRIVIUM_UNLEASH_PROJECT"):
         await make_flag_admin(nowhere, session).apply(Plan.of(Rollout(flag="another"), Stage.GA))

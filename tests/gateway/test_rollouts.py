@@ -1,6 +1,7 @@
 """A feature's status and decisions over HTTP, and what may start in production."""
 
 import asyncio
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,12 @@ from trivium.domain.rollout import Stage
 from trivium.errors import ConfigurationError
 from trivium.features import load_catalogue
 from trivium.promotions import check_promoted
+from trivium.rollouts.stages import Rollouts
+from trivium.rollouts.status import Sources
+from trivium.store.attempts import AttemptRepository
+from trivium.store.decisions import DecisionRepository
+from trivium.store.engine import Database
+from trivium.store.outcomes import OutcomeRepository
 
 STATUS = "/v1/features/intents/status"
 DECISIONS = "/v1/features/intents/decisions"
@@ -21,8 +28,8 @@ DECISIONS = "/v1/features/intents/decisions"
 async def _move(gateway: Any, to: Stage, action: Any = "advance") -> None:
     state = gateway.state
     feature = state.catalogue.get("intents")
-    figures = {"arms": {}}
-    await state.statuses.rollouts.move(feature, action, to, by="me", reason="tests", figures=figures)
+    figures: dict[str, Any] = {"arms": {}}
+    await state.statuses.sources.rollouts.move(feature, action, to, by="me", reason="tests", figures=figures)
 
 
 async def test_a_status_has_stage_metrics_verdicts_and_what_they_support(gateway: Any, worker: Any) -> None:
@@ -43,6 +50,46 @@ async def test_a_status_has_stage_metrics_verdicts_and_what_they_support(gateway
     assert "has not been promoted" in body["why"][0]
 
 
+async def test_a_status_is_split_by_day_variant_and_stage(gateway: Any, worker: Any) -> None:
+    day = datetime.now(UTC).date()
+    await worker.compute("M-1")
+    await gateway.infer("M-1", "text of M-1")
+    await gateway.infer("M-1", "text of M-1", subject={"id": "somebody"})
+    await _move(gateway, Stage.LIMITED)
+    await gateway.infer("M-1", "text of M-1")
+    await gateway.state.recorder.flush()
+    seen = {}
+    for by in ("day", "variant", "stage"):
+        parts = (await gateway.client.get(f"{STATUS}?by={by}")).json()["parts"]
+        seen[by] = [(one["part"], one["arm"], one["metrics"]["requests"]) for one in parts]
+    assert {part for part, _, _ in seen["day"]} <= {str(day), str(datetime.now(UTC).date())}
+    assert sum(count for _, arm, count in seen["day"] if arm == "treatment") == 2
+    version = gateway.state.catalogue.get("intents").variants["stored-v1"].version
+    assert seen["variant"] == [("static", "control", 1), (f"stored-v1/{version}", "treatment", 2)]
+    limited = next(part for part, _, _ in seen["stage"] if part.endswith(" limited"))
+    assert sorted(seen["stage"]) == [
+        (limited, "treatment", 1),
+        ("before", "control", 1),
+        ("before", "treatment", 1),
+    ]
+    assert (await gateway.client.get(f"{STATUS}?by=week")).status_code == 422
+
+
+async def test_without_a_database_that_is_told(gateway: Any, tmp_path: Path) -> None:
+    assert (await gateway.client.get(STATUS)).status_code == 200  # its key is known from here on
+    nowhere = tmp_path / "nowhere.db"
+    nowhere.mkdir()  # SQLite cannot open a folder
+    away = Database(f"sqlite+aiosqlite:///{nowhere}")
+    rollouts = Rollouts(DecisionRepository(away), gateway.state.statuses.sources.rollouts.admin)
+    gateway.state.statuses.sources = Sources(rollouts, OutcomeRepository(away), AttemptRepository(away))
+    for path in (f"{STATUS}?by=day", DECISIONS, STATUS.replace("intents", "asked-at-once")):
+        answer = await gateway.client.get(path)
+        assert (answer.status_code, answer.json()["code"]) == (503, "unavailable"), path
+        assert answer.headers["retry-after"]
+    assert (await gateway.client.get(STATUS)).status_code == 200  # counted a moment ago
+    await away.close()
+
+
 async def test_many_who_ask_at_once_are_counted_for_once(gateway: Any, worker: Any) -> None:
     first = (await gateway.client.get(STATUS)).json()
     await worker.compute("M-1")
@@ -59,7 +106,7 @@ async def test_decisions_are_paged_and_move_the_stage(gateway: Any) -> None:
     page = (await gateway.client.get(f"{DECISIONS}?limit=2")).json()
     assert [one["to_stage"] for one in page["decisions"]] == ["staging", "expand-25"]
     assert page["decisions"][0]["decided_by"] == "me"
-    rest = (await gateway.client.get(f"{DECISIONS}?limit=2&before={page['next']}")).json()
+    rest = (await gateway.client.get(f"{DECISIONS}?limit=2&after={page['next']}")).json()
     assert [(one["from_stage"], one["to_stage"]) for one in rest["decisions"]] == [("staging", "limited")]
     assert rest["next"] is None
     status = (await gateway.client.get(STATUS)).json()

@@ -11,6 +11,8 @@ import aiohttp
 import structlog
 from fastapi import Depends, FastAPI
 
+from batch_worker.distances import Distances
+from batch_worker.drift_watch import DriftWatch
 from batch_worker.guard import GuardRounds
 from batch_worker.jobs.chunks import ChunkWorker
 from batch_worker.jobs.factory import JobFactory
@@ -20,6 +22,7 @@ from batch_worker.keeper import Keeper
 from batch_worker.settings import WorkerSettings
 from batch_worker.worker import BatchWorker
 from trivium.domain.breaker import Breakers, breaker_of
+from trivium.drift.checking import DriftCheck
 from trivium.errors import Unavailable
 from trivium.features import Catalogue, load_catalogue
 from trivium.flag_admin import make_flag_admin
@@ -32,7 +35,9 @@ from trivium.store.archive import ArchiveRepository
 from trivium.store.attempts import AttemptRepository
 from trivium.store.chunks import ChunkRepository
 from trivium.store.decisions import DecisionRepository
+from trivium.store.drift import DriftRepository
 from trivium.store.engine import Database
+from trivium.store.feedback import FeedbackRepository
 from trivium.store.leases import LeaseRepository
 from trivium.store.outcomes import OutcomeRepository
 from trivium.store.results import ResultRepository
@@ -124,9 +129,16 @@ async def _start(settings: WorkerSettings, stack: AsyncExitStack) -> BatchWorker
     keeper = Keeper(catalogue, runs, results, chunks, vendors, retention, backends.routes)
     keeping = run_in_background(keeper.run(), "keeper")
     stack.push_async_callback(_cancel, keeping)
+    distances = Distances(FeedbackRepository(database), LeaseRepository(database), f"{name}:distances")
+    filling = run_in_background(distances.run(), "distances")
+    stack.push_async_callback(_cancel, filling)
     if rounds := _guard(settings, catalogue, database, session, name):
         guarding = run_in_background(rounds.run(), "guard")
         stack.push_async_callback(_cancel, guarding)
+    seen = DriftRepository(database)
+    watch = DriftWatch(catalogue, DriftCheck(seen, backends.edge), seen, LeaseRepository(database), name)
+    drifting = run_in_background(watch.run(), "drift")
+    stack.push_async_callback(_cancel, drifting)
     running = run_in_background(worker.run(), "worker")
     stack.push_async_callback(_cancel, running)
     stack.push_async_callback(worker.drain)

@@ -146,8 +146,13 @@ def due_at(variant: LoadedVariant, now: datetime) -> datetime | None:
     spec = variant.spec
     if not isinstance(spec, PrecomputedVariant) or spec.schedule is None:
         return None
+    return latest_due(spec.schedule.cron, now)
+
+
+def latest_due(cron: str, now: datetime) -> datetime | None:
+    """The latest moment within CATCH_UP_S at which it was due; None if there is none."""
     latest = None
-    for due in CronSim(spec.schedule.cron, now - timedelta(seconds=CATCH_UP_S)):
+    for due in CronSim(cron, now - timedelta(seconds=CATCH_UP_S)):
         if due > now:
             break
         latest = due

@@ -32,7 +32,9 @@ from trivium.patterns.steps import make_backends
 from trivium.precompute.importing import Importer
 from trivium.promotions import check_promoted
 from trivium.rollouts.stages import Rollouts
+from trivium.rollouts.status import Sources
 from trivium.store.archive import ArchiveRepository
+from trivium.store.attempts import AttemptRepository
 from trivium.store.cache import ResponseCache
 from trivium.store.chunks import ChunkRepository
 from trivium.store.costs import CostRepository
@@ -149,8 +151,11 @@ async def _build(settings: GatewaySettings, stack: AsyncExitStack) -> GatewaySta
         importer,
         CostRepository(database),
         Statuses(
-            Rollouts(DecisionRepository(database), make_flag_admin(settings, session)),
-            OutcomeRepository(database),
+            Sources(
+                Rollouts(DecisionRepository(database), make_flag_admin(settings, session)),
+                OutcomeRepository(database),
+                AttemptRepository(database),
+            )
         ),
     )
 

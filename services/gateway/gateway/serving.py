@@ -10,7 +10,7 @@ from gateway.shadows import Shadows
 from gateway.visit import Visit
 from trivium.domain.breaker import Breakers
 from trivium.domain.fallback import ChainResult, Conduct, Deadline, drawn, run_chain
-from trivium.domain.inference import Arm, Inference, Question, Subject
+from trivium.domain.inference import GENERATING_S, Arm, Inference, Question, Subject
 from trivium.domain.manifest import PrecomputedVariant
 from trivium.domain.precompute import Judged, RefreshReason
 from trivium.domain.rollout import Flags, choose_arm, choose_variant
@@ -26,8 +26,6 @@ from trivium.store.keys import Key
 from trivium.store.refresher import Refresher
 from trivium.store.results import Refresh, StoredResult
 
-# Within it the worker has computed an entity, or will not.
-GENERATING_S = 60.0
 # Why a stored result was not served, and what is wished for that. What does not fit the manifest's schema
 # was stored before that was changed.
 _WISHED: dict[str, RefreshReason] = {

@@ -17,8 +17,13 @@ class RolloutSettings(StoreSettings, FlagAdminSettings):
 
 @asynccontextmanager
 async def opened(settings: RolloutSettings, *, migrated: bool = True) -> "AsyncIterator[Sources]":
-    """The sources, closed after the block; without `migrated` the database is not looked at."""
+    """The sources, closed after the block; without `migrated` the database is not looked at.
+
+    Raises:
+        Unavailable: the database is away.
+    """
     import aiohttp
+    from sqlalchemy import select
 
     from trivium.flag_admin import make_flag_admin
     from trivium.rollouts.stages import Rollouts
@@ -32,6 +37,8 @@ async def opened(settings: RolloutSettings, *, migrated: bool = True) -> "AsyncI
     database = Database(settings.resolved_database_url)
     try:
         if migrated:
+            async with database.reading() as connection:  # that it is away is told here, not by Alembic
+                await connection.execute(select(1))
             await migrate(database)
         async with aiohttp.ClientSession() as session:
             rollouts = Rollouts(DecisionRepository(database), make_flag_admin(settings, session))

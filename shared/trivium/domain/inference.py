@@ -7,6 +7,8 @@ from typing import Any, Literal, Protocol
 from trivium.domain.manifest import Pattern
 
 StaleReason = Literal["input", "variant", "age"]
+GENERATING_S = 60.0
+"""Within it the worker has computed an entity whose answer was a placeholder, or will not."""
 
 
 class Arm(enum.StrEnum):

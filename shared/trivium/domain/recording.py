@@ -39,6 +39,15 @@ def hash_of(value: Any) -> str:
     return hashlib.sha256(orjson.dumps(value, option=orjson.OPT_SORT_KEYS)).hexdigest()[:32]
 
 
+def is_redacted(value: Any) -> bool:
+    """Whether something of a value was taken out of it."""
+    if isinstance(value, dict):
+        return any(map(is_redacted, value.values()))
+    if isinstance(value, list):
+        return any(map(is_redacted, value))
+    return bool(value == REDACTED)
+
+
 class Redactor:
     """Takes out of values what their schema calls `x-sensitive: true`."""
 

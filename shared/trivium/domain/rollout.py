@@ -44,6 +44,11 @@ class Stage(enum.StrEnum):
         place = stages.index(self) + 1
         return stages[place] if place < len(stages) else None
 
+    def before(self, other: "Stage") -> bool:
+        """Whether fewer get the AI than in the other."""
+        stages = list(Stage)
+        return stages.index(self) < stages.index(other)
+
     @property
     def running(self) -> bool:
         """Whether a treatment arm stands beside a control arm, so that they can be compared."""

@@ -1,7 +1,9 @@
 """Decisions on rollouts, as rows: written once, never changed."""
 
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import func, select
 
@@ -18,8 +20,10 @@ class DecisionRepository:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def add(self, made: Decision) -> bool:
-        """Stores a decision unless another has changed the feature's stage since; returns whether it did.
+    async def add(self, made: Decision) -> Decision | None:
+        """Stores a decision; None if another has changed the feature's stage since.
+
+        Returns it as it is stored: the newest by its id, even if the clock of who made the last was ahead.
 
         Raises:
             Unavailable: the database is away.
@@ -29,9 +33,11 @@ class DecisionRepository:
             latest = await connection.execute(_of(made.feature).limit(1))
             row = latest.mappings().first()
             if row is not None and row["to_stage"] != made.from_stage:
-                return False
+                return None
+            if row is not None and row["id"] >= made.id:
+                made = replace(made, id=str(UUID(int=UUID(row["id"]).int + 1)))
             await connection.execute(decision.insert().values(asdict(made)))
-        return True
+        return made
 
     async def latest(self, feature: str) -> Decision | None:
         """The newest; None before the first. Raises Unavailable."""
@@ -48,11 +54,15 @@ class DecisionRepository:
 
     async def began(self, feature: str) -> Decision | None:
         """The decision that brought the feature into the stage where it is; raises Unavailable."""
+        moves = await self.moves(feature, 1)
+        return moves[0] if moves else None
+
+    async def moves(self, feature: str, most: int) -> Sequence[Decision]:
+        """Those that changed the stage, the newest first, `most` of them; raises Unavailable."""
         own = decision.c
-        moved = _of(feature).where(own.to_stage != own.from_stage).limit(1)
+        moved = _of(feature).where(own.to_stage != own.from_stage).limit(most)
         async with self._database.reading() as connection:
-            row = (await connection.execute(moved)).mappings().first()
-            return _decision(dict(row)) if row else None
+            return [_decision(dict(row)) for row in (await connection.execute(moved)).mappings()]
 
     async def visits(self, feature: str, version: str, stage: Stage) -> int:
         """How often a version has come into a stage; raises Unavailable."""

@@ -13,6 +13,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validato
 from gateway.routes.problems import PROBLEMS, _problem
 from gateway.state import GatewayState, State, scope
 from trivium.domain.feedback import WITH_VALUE, Feedback, Kind
+from trivium.edit_distance import edit_distance
 from trivium.errors import InvalidRequest, NotFound, SchemaViolation, Unavailable
 from trivium.metrics import FEEDBACK
 from trivium.store.keys import Key
@@ -21,6 +22,7 @@ from trivium.web import StrictRoute
 
 router = APIRouter(prefix="/v1/feedback", tags=["feedback"], responses=PROBLEMS, route_class=StrictRoute)
 _CLOCK_SKEW_S = 300
+Row = dict[str, Any]
 
 
 class FeedbackIn(BaseModel):
@@ -65,8 +67,9 @@ async def give_feedback(
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
 ) -> FeedbackOut:
     """Stores an event durably, then acknowledges it; also before its inference has been stored."""
-    if body.value is not None:
-        await _check_value(state, str(body.inference_id), body.value)
+    row = await _about(state, body)
+    if row and body.value is not None:
+        _check_value(state, row, body.value)
     now = time.time()
     occurred = body.occurred_at or datetime.fromtimestamp(now, UTC)
     event_id = new_id()
@@ -79,12 +82,13 @@ async def give_feedback(
         value=body.value,
         occurred_at=occurred.timestamp(),
         received_at=now,
+        edit_distance=_distance(body, row),
     )
     stored, in_database = await state.recorder.take_feedback(event)
     if stored.id == event.id:
         FEEDBACK.labels(body.kind.value).inc()
-        if body.kind is Kind.CORRECTION:
-            await _correct(state, event.inference_id)
+        if row and body.kind is Kind.CORRECTION:
+            state.serving.correct(row)  # has the worker look again at a stored result that was wrong
     return FeedbackOut(
         feedback_id=stored.id,
         inference_id=stored.inference_id,
@@ -93,22 +97,31 @@ async def give_feedback(
     )
 
 
-async def _correct(state: GatewayState, inference_id: str) -> None:
-    """Has the worker look again at a stored result that was wrong, where the inference is known."""
-    with suppress(Unavailable):
-        if row := await state.recorder.find(inference_id):
-            state.serving.correct(row)
+async def _about(state: GatewayState, body: FeedbackIn) -> Row | None:
+    """The inference that a right output is about; None where it is not known yet."""
+    if body.value is not None:
+        with suppress(Unavailable):
+            return await state.recorder.find(str(body.inference_id))
+    return None
 
 
-async def _check_value(state: GatewayState, inference_id: str, value: dict[str, Any]) -> None:
-    """Checks a right output against the feature's schema, where the inference is known."""
+def _distance(body: FeedbackIn, row: Row | None) -> float | None:
+    """How far the right output is from what was answered; None where that is not known."""
+    if body.kind is Kind.ACCEPTED:
+        return 0.0
+    # While the answer is a placeholder, nobody knows what an edit was made of.
+    if row is None or body.value is None or row["status"] == "generating":
+        return None
+    return edit_distance(row["output"], body.value)
+
+
+def _check_value(state: GatewayState, row: Row, value: dict[str, Any]) -> None:
+    """Checks a right output against the feature's schema."""
     try:
-        row = await state.recorder.find(inference_id)
-        if row:
-            state.catalogue.get(row["feature"]).check_output(value)
+        state.catalogue.get(row["feature"]).check_output(value)
     except SchemaViolation as error:
         faults = tuple(replace(f, field=f"value{f.field.removeprefix('output')}") for f in error.errors)
         detail = "; ".join(f"{f.field}: {f.message}" for f in faults)
         raise InvalidRequest(detail, errors=faults) from error
-    except (Unavailable, NotFound):
-        return
+    except NotFound:
+        return  # a route's, or one of a feature that is gone

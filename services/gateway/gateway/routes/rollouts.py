@@ -11,8 +11,10 @@ from gateway.routes.problems import PROBLEMS
 from gateway.state import State, scope
 from trivium.domain.inference import Arm
 from trivium.domain.rollout import Decision, Stage
+from trivium.domain.scorecard import Metrics
 from trivium.rollouts.status import FeatureStatus
 from trivium.store.keys import Key
+from trivium.store.outcomes import Part
 
 router = APIRouter(prefix="/v1/features", tags=["rollouts"], responses=PROBLEMS)
 Infer = Annotated[Key, Depends(scope("infer"))]
@@ -38,6 +40,14 @@ class MetricsOut(BaseModel):
     p50_ms: EstimateOut | None
     p99_ms: EstimateOut | None
     error_rate: EstimateOut | None = Field(description="Degraded and failed answers.")
+
+
+class PartOut(BaseModel):
+    """One arm's metrics of one day (UTC), of one variant's version, or of one stage."""
+
+    part: str
+    arm: Arm
+    metrics: MetricsOut
 
 
 class VerdictOut(BaseModel):
@@ -81,22 +91,32 @@ class StatusOut(BaseModel):
     supports: Literal["advance", "hold", "roll_back"]
     why: list[str]
     decision: DecisionOut | None = Field(description="The newest.")
+    parts: list[PartOut] = Field(description="With `by`: the latest 30 days, split; else empty.")
 
 
 class DecisionsOut(BaseModel):
     """Decisions, the newest first."""
 
     decisions: list[DecisionOut]
-    next: str | None = Field(description="For `before`, if there are more.")
+    next: str | None = Field(description="Give it as `after` for the next page.")
 
 
 @router.get("/{feature}/status")
-async def feature_status(feature: str, state: State, _: Infer) -> StatusOut:
+async def feature_status(
+    feature: str,
+    state: State,
+    _: Infer,
+    by: Annotated[
+        Literal["day", "variant", "stage"] | None, Query(description="Split the latest 30 days.")
+    ] = None,
+) -> StatusOut:
     """A feature's stage, its metrics since it came there, verdicts, and the decision that they support.
 
     Counted at most every ten seconds.
     """
-    return _status_out(await state.statuses.of(state.catalogue.get(feature)))
+    own = state.catalogue.get(feature)
+    parts = await state.statuses.parts(own, by) if by else []
+    return _status_out(await state.statuses.of(own), parts)
 
 
 @router.get("/{feature}/decisions")
@@ -105,17 +125,17 @@ async def feature_decisions(
     state: State,
     _: Infer,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    before: Annotated[str | None, Query(max_length=36, description="The `next` of the page before.")] = None,
+    after: Annotated[str | None, Query(max_length=36, description="The `next` of the page before.")] = None,
 ) -> DecisionsOut:
     """What was decided about a feature, by whom, why and from which figures."""
     name = state.catalogue.get(feature).name
-    found = await state.statuses.decisions.list(name, limit + 1, before)
+    found = await state.statuses.decisions.list(name, limit + 1, after)
     page = found[:limit]
     more = page[-1].id if len(found) > limit else None
     return DecisionsOut(decisions=[_decision_out(one) for one in page], next=more)
 
 
-def _status_out(status: FeatureStatus) -> StatusOut:
+def _status_out(status: FeatureStatus, parts: list[Part]) -> StatusOut:
     standing = status.standing
     return StatusOut(
         feature=status.feature,
@@ -126,12 +146,17 @@ def _status_out(status: FeatureStatus) -> StatusOut:
         variant=status.variant,
         version=status.version,
         counted_since=_time(status.since),
-        arms={arm: MetricsOut.model_validate(asdict(found)) for arm, found in status.arms.items()},
+        arms={arm: _metrics_out(found) for arm, found in status.arms.items()},
         verdicts=[VerdictOut.model_validate(asdict(one)) for one in status.judgement.verdicts],
         supports=status.supports,
         why=status.why,
         decision=_decision_out(standing.decision) if standing.decision else None,
+        parts=[PartOut(part=one.part, arm=one.arm, metrics=_metrics_out(one.metrics)) for one in parts],
     )
+
+
+def _metrics_out(found: Metrics) -> MetricsOut:
+    return MetricsOut.model_validate(asdict(found))
 
 
 def _decision_out(made: Decision) -> DecisionOut:
