@@ -1,16 +1,16 @@
 """How long a kill switch takes: from `trivium rollout <feature> --roll-back` to the first control answer.
 
-Against a platform that runs; TRIVIUM_STATE_DIR and TRIVIUM_PORT_OFFSET say which, as for every command. It
-asks the gateway twenty times a second; after each round the feature is brought back to where it was.
+Against a platform that runs; TRIVIUM_STATE_DIR and TRIVIUM_PORT_OFFSET say which, as for every command, and
+with Unleash TRIVIUM_UNLEASH_URL and TRIVIUM_UNLEASH_ADMIN_TOKEN. It asks the gateway twenty times a second;
+after each round the feature is brought back to where it was.
 """
 
-import os
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import httpx
 import typer
@@ -20,6 +20,7 @@ from trivium.flag_admin import FlagAdminSettings
 
 console = Console()
 COMMAND = [str(Path(sys.executable).parent / "trivium"), "rollout"]
+SILENT: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 ALL = ["--advance", "--override", "--reason", "back", "--by", "measurement"]
 NONE = ["--roll-back", "--reason", "measurement", "--by", "measurement"]
 
@@ -45,9 +46,7 @@ def main(
                 _rollout(feature, ALL)
                 time.sleep(settings.flags_refresh_s + 0.5)
             begun = time.monotonic()
-            switching = subprocess.Popen(
-                [*COMMAND, feature, *NONE], stdout=subprocess.DEVNULL, env=os.environ
-            )
+            switching = subprocess.Popen([*COMMAND, feature, *NONE], **SILENT)
             while arm() != "control":
                 time.sleep(0.05)
             seconds.append(time.monotonic() - begun)
@@ -59,7 +58,7 @@ def main(
 
 
 def _rollout(feature: str, words: list[str]) -> None:
-    subprocess.run([*COMMAND, feature, *words], check=False, stdout=subprocess.DEVNULL, env=os.environ)
+    subprocess.run([*COMMAND, feature, *words], check=False, **SILENT)
 
 
 if __name__ == "__main__":

@@ -4,24 +4,23 @@ import os
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from support.edge import RunningEdge, running_edge
 from support.platform import RunningPlatform, free_offset
 from support.postgres import Postgres
+from support.sharing import BySharedParts
 from support.unleash import Unleash, install, missing
 from trivium.store.engine import Database, migrate
 
 ROOT = Path(__file__).parents[1]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that share what is slow to start run in one process of several; others go by their file."""
-    for item in items:
-        fixtures = getattr(item, "fixturenames", ())
-        shared = next((name for name in ("platform", "unleash") if name in fixtures), None)
-        item.add_marker(pytest.mark.xdist_group(shared or str(item.path)))
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> BySharedParts:
+    """Where tests run in several processes, what is slow to start is started in one of them."""
+    return BySharedParts(config, log)
 
 
 @pytest.fixture(autouse=True)

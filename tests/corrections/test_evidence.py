@@ -47,13 +47,23 @@ def _tried(outcome: str) -> list[Attempt]:
     [
         {"degraded": True, "fallback_reason": "timeout"},
         {"arm": Arm.CONTROL, "served_by": STATIC},
+        {"arm": Arm.CONTROL},
         {"served_by": STATIC, "degraded": True},
         {"status": "generating"},
         {"status": "failed"},
         {"status": "left"},
         {"served_by": STORED, "attempts": _tried("result_missing")},
     ],
-    ids=["degraded", "control", "static", "generating", "failed", "left", "settled-late"],
+    ids=[
+        "degraded",
+        "control",
+        "control-by-a-variant",
+        "static",
+        "generating",
+        "failed",
+        "left",
+        "settled-late",
+    ],
 )
 async def test_only_what_the_model_answered_can_be_accepted_but_anything_can_be_corrected(
     database: Database, feature: Feature, answer: dict[str, Any]

@@ -20,8 +20,8 @@ from trivium.flag_admin import FileAdmin, FlagAdminSettings, Plan, make_flag_adm
 from trivium.flag_client import UnleashFlags
 
 SUBJECTS = [f"subject-{n}" for n in range(2000)]
-ROLLOUT = Rollout(flag="summary", staging_subjects=["tester"], limited_percent=8)
-COHORT = Rollout(flag="summary", limited_cohort=Cohort(property="beta", values=["yes"]))
+ROLLOUT = Rollout(flag="rolled-out", staging_subjects=["tester"], limited_percent=8)
+COHORT = Rollout(flag="rolled-out", limited_cohort=Cohort(property="beta", values=["yes"]))
 OTHER = {"name": "other", "enabled": True, "strategies": [{"name": "default"}], "type": "kill-switch"}
 
 
@@ -39,7 +39,7 @@ class Clients:
             if flags._connecting:
                 await flags._connecting
             subjects = ["tester", *SUBJECTS]
-            return {one for one in subjects if flags.is_enabled("summary", one, properties or {})}
+            return {one for one in subjects if flags.is_enabled("rolled-out", one, properties or {})}
         finally:
             await flags.stop()
 
@@ -67,11 +67,11 @@ async def _walk(admin: Any, clients: Clients) -> None:
         assert "tester" in found
         assert abs(len(found - {"tester"}) / 20 - expected) < 2.5, stage
         assert inside <= found
-        assert await admin.percent("summary") == expected
+        assert await admin.percent("rolled-out") == expected
         inside = found
     await admin.apply(Plan.of(ROLLOUT, Stage.STAGING))
     assert await clients.who_is_in() == {"tester"}
-    await admin.apply(Plan.of(Rollout(flag="summary"), Stage.STAGING))
+    await admin.apply(Plan.of(Rollout(flag="rolled-out"), Stage.STAGING))
     assert await clients.who_is_in() == set()
 
 
@@ -129,7 +129,7 @@ async def test_what_cannot_be_set_is_told(tmp_path: Path, session: aiohttp.Clien
     with pytest.raises(ConfigurationError, match=r"nowhere\.json"):
         await FileAdmin(tmp_path / "nowhere.json").apply(plan)
     bare = FlagAdminSettings(unleash_url="http://127.0.0.1:9/api")
-    assert await make_flag_admin(bare, session).percent("summary") is None
+    assert await make_flag_admin(bare, session).percent("rolled-out") is None
     with pytest.raises(ConfigurationError, match="TRIVIUM_UNLEASH_ADMIN_TOKEN"):
         await make_flag_admin(bare, session).apply(plan)
     away = FlagAdminSettings(unleash_url="http://127.0.0.1:9/api", unleash_admin_token=SecretStr("x"))
@@ -175,12 +175,12 @@ async def test_unleash_is_walked_through_the_stages_and_minds_what_others_made(
     unleash: Unleash, settings: FlagAdminSettings, session: aiohttp.ClientSession
 ) -> None:
     admin, clients = make_flag_admin(settings, session), Clients(settings)
-    assert await admin.percent("summary") == 0  # not made yet
+    assert await admin.percent("rolled-out") == 0  # not made yet
     inside: set[str] = set()
     for stage in (Stage.STAGING, Stage.LIMITED, Stage.EXPAND_25):
         await admin.apply(Plan.of(ROLLOUT, stage))
         await admin.apply(Plan.of(ROLLOUT, stage))  # to repeat it changes nothing
-        assert await admin.percent("summary") == stage.percent(8)
+        assert await admin.percent("rolled-out") == stage.percent(8)
         until = time.monotonic() + 10
         found = await clients.who_is_in()
         while abs(len(found - {"tester"}) / 20 - stage.percent(8)) >= 2.5:
@@ -189,24 +189,24 @@ async def test_unleash_is_walked_through_the_stages_and_minds_what_others_made(
         assert inside <= found
         inside = found
     reader = settings.model_copy(update={"unleash_admin_token": None})
-    assert await make_flag_admin(reader, session).percent("summary") == 25
+    assert await make_flag_admin(reader, session).percent("rolled-out") == 25
     assert await make_flag_admin(reader, session).percent("not made") == 0
-    strategies = "/summary/environments/development/strategies"
+    strategies = "/rolled-out/environments/development/strategies"
     again = unleash._admin("GET", strategies)
     (gradual,) = [one for one in again if not one["constraints"]]
     unleash._admin("POST", strategies, {key: gradual[key] for key in ("name", "parameters")})
     await admin.apply(Plan.of(ROLLOUT, Stage.LIMITED))
     assert len(unleash._admin("GET", strategies)) == len(again)  # a second one of ours is one too many
-    assert await admin.percent("summary") == 8
+    assert await admin.percent("rolled-out") == 8
     unleash._admin("POST", strategies, {"name": "default", "parameters": {}})
     with pytest.raises(Conflict, match="default"):
         await admin.apply(Plan.of(ROLLOUT, Stage.EXPAND_50))
     await admin.apply(Plan.of(ROLLOUT, Stage.STAGING))  # a way back is never refused
-    assert await admin.percent("summary") == 0
+    assert await admin.percent("rolled-out") == 0
     await _seen(clients, 0)
-    unleash.switch("summary", on=True)
+    unleash.switch("rolled-out", on=True)
     await _seen(clients, 2001)
-    await admin.apply(Plan.of(Rollout(flag="summary"), Stage.STAGING))  # off is off, whatever stands there
+    await admin.apply(Plan.of(Rollout(flag="rolled-out"), Stage.STAGING))  # off is off, whatever stands there
     await _seen(clients, 0)
     wrong = settings.model_copy(update={"unleash_admin_token": SecretStr("*:*.wrong")})
     with pytest.raises(ConfigurationError, match="TRIVIUM_UNLEASH_ADMIN_TOKEN is not accepted"):

@@ -100,13 +100,12 @@ class Versions:
         return list(read_records(self.path(number) / name))
 
     def sides(self) -> dict[str, Side]:
-        """On which side each input of any version stands; once trained on, it is never evaluated."""
+        """On which side each input of any version stands: that of its first version, for ever."""
         found: dict[str, Side] = {}
         for number in self.numbers():
             self.load(number)
             for row in self.rows(number, LINEAGE):
-                if found.get(row["input_hash"]) != "train":
-                    found[row["input_hash"]] = row["split"]
+                found.setdefault(row["input_hash"], row["split"])
         return found
 
     @contextmanager

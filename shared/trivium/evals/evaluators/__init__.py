@@ -1,12 +1,9 @@
 """Evaluators by name, and one's own by path; each gives one metric or more."""
 
 import hashlib
-import importlib
-import importlib.util
 import json
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
-from pathlib import Path
 from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
@@ -15,6 +12,7 @@ from trivium.errors import ConfigurationError
 from trivium.evals.evaluators.base import Scorer
 from trivium.evals.evaluators.judge import Judge
 from trivium.evals.evaluators.labels import Accuracy, Exact, JsonSchema, Numeric
+from trivium.evals.evaluators.own import find_own, source_of, split
 from trivium.evals.evaluators.similarity import Similarity
 from trivium.evals.evaluators.text import Contains, Regex, RougeL
 from trivium.features import Feature
@@ -31,8 +29,8 @@ BUILT_IN: Mapping[str, type[Scorer]] = {
     "rouge_l": RougeL,
     "similarity": Similarity,
 }
-BY_METRIC = {"accuracy": "accuracy", "macro_f1": "accuracy", "exact": "exact", "rouge_l": "rouge_l"}
-BY_METRIC |= {"similarity": "similarity"}
+BY_METRIC = {"macro_f1": "accuracy"}
+BY_METRIC |= {name: name for name in ("accuracy", "contains", "exact", "numeric", "rouge_l", "similarity")}
 """Of the metrics that a gate may name without `evaluators:` being given."""
 
 
@@ -43,23 +41,24 @@ def make_evaluators(feature: Feature, backends: Backends | None) -> list[Scorer]
         ConfigurationError: there is no such evaluator, a parameter is wrong, two give the same metric, or a
             gate names a metric that none gives.
     """
-    made = [_make(feature, spec) for spec in _specs(feature)]
-    metrics: dict[str, str] = {}
-    for scorer in made:
+    made = [(_named(spec)[0], _make(feature, spec)) for spec in _specs(feature)]
+    metrics: list[str] = []
+    for name, scorer in made:
         scorer.bind(feature, backends)
+        where = f"{feature.name}: evaluation.evaluators"
+        if not scorer.gives() or not all(scorer.gives()):
+            raise ConfigurationError(f"{where}: {name}: it gives no metric; name them in `metrics`")
         for metric in scorer.gives():
             if metric in metrics:
-                raise ConfigurationError(
-                    f"{feature.name}: evaluation.evaluators: two give the metric {metric!r}; give one a name"
-                )
-            metrics[metric] = type(scorer).__name__
+                raise ConfigurationError(f"{where}: two give the metric {metric!r}; give one a name")
+            metrics.append(metric)
     for gate in feature.manifest.evaluation.gates:
         if gate not in metrics:
             raise ConfigurationError(
                 f"{feature.name}: evaluation.gates.{gate}: no evaluator gives it; there are "
                 f"{', '.join(metrics) or 'none'}. Evaluators: {', '.join(BUILT_IN)}, or a path of your own"
             )
-    return made
+    return [scorer for _, scorer in made]
 
 
 def evaluators_sha256(feature: Feature, scorers: list[Scorer]) -> str:
@@ -69,9 +68,13 @@ def evaluators_sha256(feature: Feature, scorers: list[Scorer]) -> str:
     gates = {name: gate.model_dump() for name, gate in evaluation.gates.items()}
     digest.update(json.dumps([_specs(feature), gates], sort_keys=True).encode())
     paths = [path for scorer in scorers for path in scorer.files(feature)]
-    paths += [_split(name)[0] for name, _ in map(_named, _specs(feature)) if ".py:" in name]
+    names = [name for name, _ in map(_named, _specs(feature))]
+    paths += [split(name)[0] for name in names if ".py:" in name]
     for path in sorted(set(paths)):
         digest.update((feature.folder / path).read_bytes())
+    for name, scorer in zip(names, scorers, strict=True):
+        if name not in BUILT_IN and ".py:" not in name:
+            digest.update(source_of(type(scorer)))
     return digest.hexdigest()
 
 
@@ -85,7 +88,7 @@ def _specs(feature: Feature) -> list[str | dict[str, Any]]:
 def _make(feature: Feature, spec: str | dict[str, Any]) -> Scorer:
     name, given = _named(spec)
     where = f"{feature.name}: evaluation.evaluators: {name}"
-    kind = BUILT_IN.get(name) or _own(feature, name, where)
+    kind = BUILT_IN.get(name) or find_own(feature, name, where, BUILT_IN)
     if not isinstance(given, dict):
         raise ConfigurationError(f"{where}: its parameters must be an object, not {given!r}")
     known = {one.name: one for one in fields(kind)}
@@ -103,7 +106,7 @@ def _checked(kind: type[Scorer], given: dict[str, Any], where: str) -> dict[str,
     values = {}
     for key, value in given.items():
         try:
-            values[key] = TypeAdapter(hints[key]).validate_python(value, strict=not isinstance(value, int))
+            values[key] = TypeAdapter(hints[key]).validate_json(json.dumps(value), strict=True)
         except ValidationError as error:
             told = error.errors()[0]["msg"]
             raise ConfigurationError(f"{where}: {key}: {told}, not {value!r}") from error
@@ -119,38 +122,6 @@ def _named(spec: str | dict[str, Any]) -> tuple[str, Any]:
         )
     ((name, given),) = spec.items()
     return name, {} if given is None else given
-
-
-def _own(feature: Feature, name: str, where: str) -> type[Scorer]:
-    """One's own: `evals/mine.py:Mine` from the feature's folder, or `package.module.Mine`."""
-    source, attribute = _split(name)
-    if not attribute:
-        raise ConfigurationError(f"{where}: there is no such evaluator; there are {', '.join(BUILT_IN)}")
-    try:
-        module = _file(feature.folder / source) if source.endswith(".py") else importlib.import_module(source)
-        kind = getattr(module, attribute)
-    except (ImportError, AttributeError, OSError, SyntaxError) as error:
-        raise ConfigurationError(f"{where}: {error}") from error
-    if not (isinstance(kind, type) and issubclass(kind, Scorer)):
-        raise ConfigurationError(f"{where}: is no trivium.evals.evaluators.Scorer")
-    return kind
-
-
-def _split(name: str) -> tuple[str, str]:
-    if ":" in name:
-        source, _, attribute = name.partition(":")
-        return source, attribute
-    source, _, attribute = name.rpartition(".")
-    return (source, attribute) if source else (name, "")
-
-
-def _file(path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(f"trivium_own_{path.stem}", path)
-    if spec is None or spec.loader is None or not path.is_file():
-        raise ImportError(f"{path} is not there")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 __all__ = ["BUILT_IN", "Judge", "Scorer", "evaluators_sha256", "make_evaluators"]

@@ -56,14 +56,29 @@ def field_of(feature: Feature, given: str | None, who: str) -> str:
         ConfigurationError: the output has no such field.
     """
     output = feature.manifest.output
-    known = list(output.get("properties") or {})
-    field = given or next(iter(output.get("required") or known), None)
-    if field is None or field.partition(".")[0] not in known:
-        raise ConfigurationError(
-            f"{feature.name}: evaluation.evaluators: {who}: field {field!r} is not a property of output; "
-            f"there are {', '.join(known)}"
-        )
+    field = given or next(iter(output.get("required") or output.get("properties") or {}), None)
+    schema, place = output, "output"
+    for part in field.split(".") if field else [""]:
+        known = schema.get("properties")
+        if known is None and schema is not output and schema.get("type", "object") == "object":
+            break  # the schema leaves open what is in there
+        if part not in (known or {}):
+            raise ConfigurationError(
+                f"{feature.name}: evaluation.evaluators: {who}: field {field!r} is not a property of {place}; "
+                f"there are {', '.join(known or {}) or 'none'}"
+            )
+        schema, place = known[part], f"{place}.{part}"
+    assert field
     return field
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether both are the same JSON: `1` is `1.0`, but not `true`."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
 
 
 def at(value: Any, path: str) -> Any:

@@ -1,13 +1,25 @@
 """Right or wrong: the whole output, a label, a number, a schema."""
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from trivium.domain.manifest import check_schema, validator_of
 from trivium.errors import ConfigurationError
-from trivium.evals.evaluators.base import Context, Expected, Pair, Scorer, Scores, Summary, at, field_of
+from trivium.evals.evaluators.base import (
+    Context,
+    Expected,
+    Pair,
+    Scorer,
+    Scores,
+    Summary,
+    at,
+    field_of,
+    same,
+)
 from trivium.features import Feature
 from trivium.patterns.steps import Backends
 
@@ -32,8 +44,8 @@ class Exact(Scorer):
         """Whether both are the same JSON."""
         expected: Expected = ctx.expected_output or {}
         if self.field:
-            return {self.name: at(ctx.output.output, self.field) == at(expected, self.field)}
-        return {self.name: ctx.output.output == expected}
+            return {self.name: same(at(ctx.output.output, self.field), at(expected, self.field))}
+        return {self.name: same(ctx.output.output, expected)}
 
 
 @dataclass(repr=False)
@@ -54,7 +66,7 @@ class Accuracy(Scorer):
     def evaluate(self, ctx: Context) -> Scores:
         """Whether the label is right."""
         assert self.field
-        return {self.name: at(ctx.output.output, self.field) == at(ctx.expected_output or {}, self.field)}
+        return {self.name: same(at(ctx.output.output, self.field), at(ctx.expected_output or {}, self.field))}
 
     def summaries(self) -> dict[str, Summary]:
         """The mean of the labels' F1, each label weighing the same."""
@@ -107,25 +119,51 @@ class Numeric(Scorer):
         got, wanted = at(ctx.output.output, self.field), at(ctx.expected_output or {}, self.field)
         if not _is_number(got) or not _is_number(wanted):
             return {self.name: False}
-        return {self.name: abs(got - wanted) <= max(self.absolute, self.relative * abs(wanted))}
+        # In decimals, as they are written: 1.1 is within 0.1 of 1, which it is not in binary.
+        off, most = abs(_decimal(got) - _decimal(wanted)), _decimal(self.relative) * abs(_decimal(wanted))
+        return {self.name: off <= max(_decimal(self.absolute), most)}
 
 
 @dataclass(repr=False)
 class JsonSchema(Scorer):
-    """`json_schema`: the output matches a schema, stricter than the feature's own perhaps."""
+    """`json_schema`: the output matches a schema, stricter than the feature's own perhaps.
 
-    schema: dict[str, Any]
+    It is written out, or a file of the feature's folder.
+    """
+
+    schema: dict[str, Any] | None = None
+    file: str | None = None
     name: str = "json_schema"
 
     def bind(self, feature: Feature, backends: Backends | None) -> None:
-        """Checks the schema."""
-        if fault := check_schema(self.schema):
-            raise ConfigurationError(f"{feature.name}: evaluation.evaluators: {self.name}: schema: {fault}")
-        self._validator = validator_of(self.schema)
+        """Reads and checks the schema."""
+        where = f"{feature.name}: evaluation.evaluators: {self.name}"
+        if (self.schema is None) == (self.file is None):
+            raise ConfigurationError(f"{where}: give either `schema` or `file`")
+        schema, source = (self.schema, "schema") if self.file is None else self._read(feature, where)
+        if not isinstance(schema, dict):
+            raise ConfigurationError(f"{where}: {source} is not an object")
+        if fault := check_schema(schema):
+            raise ConfigurationError(f"{where}: {source}: {fault}")
+        self._validator = validator_of(schema)
+
+    def _read(self, feature: Feature, where: str) -> tuple[Any, str]:
+        path = feature.folder / str(self.file)
+        source = f"file: {path}"
+        try:
+            return json.loads(path.read_text(encoding="utf-8")), source
+        except OSError as error:
+            raise ConfigurationError(f"{where}: {source}: {error.strerror}") from error
+        except ValueError as error:
+            raise ConfigurationError(f"{where}: {source}: not JSON: {error}") from error
 
     def gives(self) -> tuple[str, ...]:
         """Its name."""
         return (self.name,)
+
+    def files(self, feature: Feature) -> list[str]:
+        """The schema's, if it is a file."""
+        return [self.file] if self.file else []
 
     def evaluate(self, ctx: Context) -> Scores:
         """Whether it matches."""
@@ -134,3 +172,7 @@ class JsonSchema(Scorer):
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _decimal(value: float) -> Decimal:
+    return Decimal(repr(value))

@@ -1,6 +1,7 @@
 """Texts: what they contain, and how far they overlap with the expected one."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from rapidfuzz.distance import LCSseq
@@ -26,23 +27,23 @@ class Contains(Scorer):
     def bind(self, feature: Feature, backends: Backends | None) -> None:
         """Finds the field."""
         self.field = field_of(feature, self.field, self.name)
+        _check_lists(feature, self.name, self.any, self.all)
 
     def gives(self) -> tuple[str, ...]:
         """Its name."""
         return (self.name,)
 
     def evaluate(self, ctx: Context) -> Scores:
-        """Whether it does."""
+        """Whether it does; a text that is not expected to have anything in it has not."""
         assert self.field
+        all_of = self.all
         if self.any is None and self.all is None:
-            wanted, one_of = [text_at(ctx.expected_output or {}, self.field)], []
-        else:
-            wanted, one_of = self.all or [], self.any or []
+            expected = text_at(ctx.expected_output or {}, self.field)
+            if not expected:
+                return {self.name: False}
+            all_of = [expected]
         text = self._folded(text_at(ctx.output.output, self.field))
-        has_all = all(self._folded(part) in text for part in wanted)
-        return {
-            self.name: has_all and (not one_of or any(self._folded(part) in text for part in one_of)),
-        }
+        return {self.name: _fits(lambda part: self._folded(part) in text, self.any, all_of)}
 
     def _folded(self, text: str) -> str:
         return text.casefold() if self.ignore_case else text
@@ -50,21 +51,31 @@ class Contains(Scorer):
 
 @dataclass(repr=False)
 class Regex(Scorer):
-    """`regex`: a pattern is found in a field."""
+    """`regex`: a pattern is found in a field; or all of `all`, and one of `any`."""
 
-    pattern: str
+    pattern: str | None = None
+    any: list[str] | None = None
+    all: list[str] | None = None
     field: str | None = None
+    ignore_case: bool = False
     name: str = "regex"
 
     def bind(self, feature: Feature, backends: Backends | None) -> None:
-        """Checks the pattern and finds the field."""
+        """Checks the patterns and finds the field."""
         self.field = field_of(feature, self.field, self.name)
-        try:
-            self._pattern = re.compile(self.pattern)
-        except re.error as error:
-            raise ConfigurationError(
-                f"{feature.name}: evaluation.evaluators: {self.name}: pattern {self.pattern!r}: {error}"
-            ) from error
+        where = f"{feature.name}: evaluation.evaluators: {self.name}"
+        _check_lists(feature, self.name, self.any, self.all)
+        all_of = [*([] if self.pattern is None else [self.pattern]), *(self.all or [])]
+        if not all_of and self.any is None:
+            raise ConfigurationError(f"{where}: pattern is missing; or give `any` or `all`")
+        flags = re.IGNORECASE if self.ignore_case else re.NOFLAG
+        self._patterns: dict[str, re.Pattern[str]] = {}
+        for pattern in (*all_of, *(self.any or [])):
+            try:
+                self._patterns[pattern] = re.compile(pattern, flags)
+            except re.error as error:
+                raise ConfigurationError(f"{where}: pattern {pattern!r}: {error}") from error
+        self._all = all_of
 
     def gives(self) -> tuple[str, ...]:
         """Its name."""
@@ -73,7 +84,9 @@ class Regex(Scorer):
     def evaluate(self, ctx: Context) -> Scores:
         """Whether it is found."""
         assert self.field
-        return {self.name: bool(self._pattern.search(text_at(ctx.output.output, self.field)))}
+        text = text_at(ctx.output.output, self.field)
+        found = _fits(lambda part: bool(self._patterns[part].search(text)), self.any, self._all)
+        return {self.name: found}
 
 
 @dataclass(repr=False)
@@ -114,3 +127,13 @@ def rouge_l(got: str, wanted: str) -> float:
 def words_of(text: str) -> list[str]:
     """A text's words in lower case."""
     return _WORD.findall(text.lower())
+
+
+def _check_lists(feature: Feature, who: str, any_of: list[str] | None, all_of: list[str] | None) -> None:
+    for name, given in (("any", any_of), ("all", all_of)):
+        if given is not None and not given:
+            raise ConfigurationError(f"{feature.name}: evaluation.evaluators: {who}: {name} is empty")
+
+
+def _fits(found: Callable[[str], bool], any_of: list[str] | None, all_of: list[str] | None) -> bool:
+    return all(map(found, all_of or [])) and (any_of is None or any(map(found, any_of)))
