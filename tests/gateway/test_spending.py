@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
+from sqlalchemy import select
 
 from support.broken_provider import TEXT, BrokenProvider, Call, Fate
 from support.chat_gateway import FEATURE, ChatGateway, chat_gateway
 from support.valkey import Valkey
 from trivium.store.keys import Allowance, KeyRepository
+from trivium.store.tables import feedback
 
 PRICE = {"input_usd": 1_000.0, "output_usd": 10_000.0}
 COST = (11 * 1_000 + 9 * 10_000) / 1e6  # of every answer of the provider: 0.101 USD
@@ -236,6 +238,23 @@ async def test_what_is_sensitive_or_not_to_be_kept_is_in_no_row(gateway: ChatGat
     await gateway.said("route/label", text="a secret")
     row = next(row for row in await gateway.inferences() if row["feature"] == "route/label")
     assert "secret" not in json.dumps(row)
+
+
+async def test_of_a_right_output_as_much_is_kept_as_of_outputs(gateway: ChatGateway) -> None:
+    for name in ("echo", "silent"):
+        _, made = await _infer(gateway, name)
+        event = {"inference_id": made["inference_id"], "kind": "correction", "value": {"label": "right"}}
+        headers = {"Idempotency-Key": name}
+        for _ in range(2):  # a repeat is the same event still
+            url = f"{gateway.url}/v1/feedback"
+            async with gateway.session.post(url, json=event, headers=headers) as response:
+                assert response.status == 201
+    async with gateway.database.transaction() as connection:
+        stored = select(feedback.c.idempotency_key, feedback.c.value, feedback.c.edit_distance)
+        rows = {row[0]: row[1:] for row in await connection.execute(stored)}
+    assert rows["echo"][0] == {"label": "right"}
+    assert rows["silent"][0] is None
+    assert rows["silent"][1] == rows["echo"][1] > 0  # how far it was is known, and tells nothing
 
 
 async def test_a_feature_streams_what_the_model_says_and_then_its_answer(gateway: ChatGateway) -> None:

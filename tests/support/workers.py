@@ -23,7 +23,7 @@ from trivium.precompute.starting import new_run, precomputed_variant
 from trivium.store.archive import input_hash
 from trivium.store.engine import Database
 from trivium.store.runs import RunProgress, RunRepository
-from trivium.store.tables import archive_item, dead_item, precomputed_result
+from trivium.store.tables import archive_item, dead_item, precompute_chunk, precomputed_result
 
 VARIANTS = """
 variants:
@@ -143,6 +143,20 @@ class Workers:
                 return now
             await asyncio.sleep(0.05)
         raise AssertionError(f"{now}\n{self.log(1)[-3000:]}")
+
+    async def holds_a_chunk(self, number: int, seconds: float = 20) -> None:
+        """Waits until one worker works on a chunk, or nothing is left to work on."""
+        chunk = precompute_chunk.c
+        mine = chunk.worker.like(f"%:{self.processes[number].pid}") & (chunk.state == "leased")
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            async with self.database.transaction() as connection:
+                if (await connection.execute(select(chunk.id).where(mine).limit(1))).first():
+                    return
+                left = select(chunk.id).where(chunk.state.in_(["pending", "leased"])).limit(1)
+                if not (await connection.execute(left)).first():
+                    return
+            await asyncio.sleep(0.01)
 
     async def ended(self, run_id: str, seconds: float = 120) -> RunProgress:
         """Waits until a run has ended."""

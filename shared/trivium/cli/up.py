@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from trivium.errors import ConfigurationError
 from trivium.flags import FLAGS_FILE, read_flags
 
 
@@ -48,6 +49,11 @@ def _flags_of_ones_own(example: Path, own: Path) -> Path:
     new = [flag for flag in given["features"] if flag.get("name") not in known]
     if new or not own.is_file():
         state["features"] += new
-        own.parent.mkdir(parents=True, exist_ok=True)
-        own.write_text(json.dumps(state, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        try:
+            own.parent.mkdir(parents=True, exist_ok=True)
+            own.write_text(json.dumps(state, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise ConfigurationError(
+                f"{own.parent} cannot be written ({error.strerror}); set TRIVIUM_STATE_DIR to another folder"
+            ) from error
     return own

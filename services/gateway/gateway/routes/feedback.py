@@ -79,7 +79,7 @@ async def give_feedback(
         key_id=key.id,
         idempotency_key=idempotency_key or event_id,
         kind=body.kind,
-        value=body.value,
+        value=_kept(state, row, body.value),
         occurred_at=occurred.timestamp(),
         received_at=now,
         edit_distance=_distance(body, row),
@@ -113,6 +113,19 @@ def _distance(body: FeedbackIn, row: Row | None) -> float | None:
     if row is None or body.value is None or row["status"] == "generating":
         return None
     return edit_distance(row["output"], body.value)
+
+
+def _kept(state: GatewayState, row: Row | None, value: dict[str, Any] | None) -> dict[str, Any] | None:
+    """As much of a right output as the feature's recording keeps of outputs.
+
+    Of an inference that is not known yet nothing is known of its feature either: its value is kept whole.
+    """
+    if row is None or value is None:
+        return value
+    kept: dict[str, Any] | None = state.catalogue.keeping_of(row["feature"]).of(row["id"], None, value)[
+        "output"
+    ]
+    return kept
 
 
 def _check_value(state: GatewayState, row: Row, value: dict[str, Any]) -> None:

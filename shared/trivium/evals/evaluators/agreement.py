@@ -137,7 +137,9 @@ def _kappa(
 ) -> tuple[float | None, float]:
     """Kappa and its standard error (Fleiss, Levin and Paik, Statistical Methods, 18.1)."""
     n = both_pass + both_fail + judge_only + people_only
-    cells = [[both_pass / n, judge_only / n], [people_only / n, both_fail / n]] if n else [[1.0, 0], [0, 0]]
+    if not n:
+        return None, 0.0
+    cells = [[both_pass / n, judge_only / n], [people_only / n, both_fail / n]]
     judge = [sum(row) for row in cells]
     people = [cells[0][i] + cells[1][i] for i in (0, 1)]
     same = cells[0][0] + cells[1][1]

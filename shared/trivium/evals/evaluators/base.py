@@ -55,21 +55,28 @@ def field_of(feature: Feature, given: str | None, who: str) -> str:
     Raises:
         ConfigurationError: the output has no such field.
     """
-    output = feature.manifest.output
-    field = given or next(iter(output.get("required") or output.get("properties") or {}), None)
-    schema, place = output, "output"
-    for part in field.split(".") if field else [""]:
-        known = schema.get("properties")
-        if known is None and schema is not output and schema.get("type", "object") == "object":
-            break  # the schema leaves open what is in there
-        if part not in (known or {}):
+    schema: Any = feature.manifest.output
+    field = given or next(iter(schema.get("required") or schema.get("properties") or {}), None)
+    place = "output"
+    for part in (field or "").split("."):
+        known: dict[str, Any] = schema.get("properties") or {}
+        if part not in known:
             raise ConfigurationError(
-                f"{feature.name}: evaluation.evaluators: {who}: field {field!r} is not a property of {place}; "
-                f"there are {', '.join(known or {}) or 'none'}"
+                f"{feature.name}: evaluation.evaluators: {who}: field {field!r} is not a property "
+                f"of {place}; there are {', '.join(known) or 'none'}"
             )
         schema, place = known[part], f"{place}.{part}"
+        if _is_open(schema):
+            break
     assert field
     return field
+
+
+def _is_open(schema: Any) -> bool:
+    """Whether a schema may have properties that it does not name."""
+    if not isinstance(schema, dict):
+        return True
+    return "properties" not in schema and "object" in (schema.get("type") or "object")
 
 
 def same(one: Any, other: Any) -> bool:

@@ -31,12 +31,10 @@ def find_own(feature: Feature, name: str, where: str, built_in: Iterable[str]) -
     try:
         module = _load(feature.folder / source) if source.endswith(".py") else importlib.import_module(source)
         kind = getattr(module, attribute)
-    except (ImportError, AttributeError, OSError, SyntaxError) as error:
+    except (ImportError, AttributeError, OSError, SyntaxError, TypeError) as error:
         raise ConfigurationError(f"{where}: {error}") from error
     if not (isinstance(kind, type) and issubclass(kind, Scorer)):
         raise ConfigurationError(f"{where}: is no trivium.evals.evaluators.Scorer")
-    if inspect.isabstract(kind):
-        raise ConfigurationError(f"{where}: has no method `evaluate`")
     return kind
 
 
