@@ -18,10 +18,14 @@ def test_the_printed_commands_work_as_pasted(platform: RunningPlatform) -> None:
     assert len(commands) == 3
     answers = {}
     for command in commands:
-        done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=30, check=True)
         feature = re.search(r"/features/([a-z-]+)/", command)
         assert feature
-        answers[feature[1]] = json.loads(done.stdout)
+        for _ in range(6):  # beside other tests the language model may miss its deadline, and must say so
+            done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=30, check=True)
+            answers[feature[1]] = json.loads(done.stdout)
+            if answers[feature[1]]["fallback_reason"] not in ("timeout", "breaker_open"):
+                break
+            time.sleep(2)
     assert answers["ticket-triage"]["output"] == {"label": "card_arrival"}
     assert answers["ticket-triage"]["served_by"]["pattern"] == "edge"
     assert answers["ticket-triage"]["confidence"] > 0.5

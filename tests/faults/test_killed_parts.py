@@ -26,11 +26,14 @@ def test_without_the_edge_model_triage_is_answered_by_the_llm(platform: RunningP
         assert answer["degraded"] is True
         assert answer["fallback_reason"] == "connection"
         assert answer["served_by"]["step"] in ("llm-v1", "static")
-        labels = [_timed(platform, "ticket-triage", input={"text": TEXT})[0] for _ in range(2)]
-        by_llm = [a for a in labels if a["served_by"]["step"] == "llm-v1"]
-        assert by_llm, "with its prompt cached, the LLM answers inside the deadline"
-        assert by_llm[0]["output"]["label"] != "general-queue"
-        assert by_llm[0]["usage"]["output"] > 0
+        for _ in range(8):  # with its prompt cached the LLM answers inside the deadline, if it gets a core
+            answer, _ = _timed(platform, "ticket-triage", input={"text": TEXT})
+            if answer["served_by"]["step"] == "llm-v1":
+                break
+            time.sleep(1)
+        assert answer["served_by"]["step"] == "llm-v1"
+        assert answer["output"]["label"] != "general-queue"
+        assert answer["usage"]["output"] > 0
 
 
 def test_without_edge_model_and_llm_triage_goes_to_the_general_queue(platform: RunningPlatform) -> None:
