@@ -19,7 +19,7 @@ lint: setup ## Format the code and fix what can be fixed
 
 lock: setup ## Pin every dependency but the trainer's, with hashes
 	@.venv/bin/uv pip compile pyproject.toml --universal --generate-hashes --no-annotate --quiet \
-		--extra gateway --extra batch-worker --extra edge-model --extra evals --extra local --extra load --extra dev \
+		--extra gateway --extra batch-worker --extra edge-model --extra evals --extra local --extra load --extra otel --extra dev \
 		--custom-compile-command "make lock" --output-file requirements.lock
 
 docs: setup ## Write the generated parts of docs/ from the code

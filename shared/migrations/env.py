@@ -1,6 +1,7 @@
 """Alembic's entry: runs on the URL that the caller put into the configuration."""
 
 import asyncio
+import time
 
 from alembic import context
 from sqlalchemy import Connection, text
@@ -11,14 +12,14 @@ from trivium.store.tables import metadata
 LOCK_TIMEOUT_MS = 5_000
 # Migrations of two gateways that start at once run one after the other.
 ADVISORY_LOCK = 7_216_420_251
+ASK_AGAIN_S = 0.1
 
 
 def run(connection: Connection) -> None:
     """Runs the migrations on a connection."""
     if connection.dialect.name == "postgresql":
         connection.execute(text(f"SET lock_timeout = {LOCK_TIMEOUT_MS}"))
-        connection.execute(text(f"SELECT pg_advisory_lock({ADVISORY_LOCK})"))
-        connection.commit()
+        _take_turn(connection)
     context.configure(
         connection=connection,
         target_metadata=metadata,
@@ -27,6 +28,16 @@ def run(connection: Connection) -> None:
     )
     with context.begin_transaction():
         context.run_migrations()
+
+
+def _take_turn(connection: Connection) -> None:
+    """Waits without a statement that lasts: an index that is built concurrently would wait for that."""
+    while True:
+        mine = connection.execute(text(f"SELECT pg_try_advisory_lock({ADVISORY_LOCK})")).scalar_one()
+        connection.commit()
+        if mine:
+            return
+        time.sleep(ASK_AGAIN_S)
 
 
 async def main() -> None:

@@ -48,6 +48,10 @@ api_key = Table(
     Column("requests_per_minute", Integer),
     Column("tokens_per_minute", Integer),
     Column("monthly_usd", Double),
+    # Names of features; null: all of them.
+    Column("features", Json),
+    Column("last_used_at", Double),
+    Column("replaces", ID),
 )
 
 inference = Table(
@@ -128,7 +132,7 @@ feedback = Table(
     # How far an edit or a correction is from what was answered, 0 to 1; null until that is known.
     Column("edit_distance", Double),
     Column("occurred_at", Double, nullable=False),
-    Column("received_at", Double, nullable=False),
+    Column("received_at", Double, nullable=False, index=True),
     UniqueConstraint("key_id", "idempotency_key"),
     Index(
         "ix_feedback_no_distance",
@@ -192,6 +196,8 @@ precompute_run = Table(
     Column("created_at", Double, nullable=False),
     Column("started_at", Double),
     Column("finished_at", Double),
+    # W3C trace context of who asked for it.
+    Column("traceparent", String(64)),
     UniqueConstraint("feature", "idempotency_key"),
     CheckConstraint(
         "state in ('queued', 'running', 'done', 'done_with_errors', 'failed', 'cancelled')", name="state"
@@ -276,6 +282,7 @@ refresh_request = Table(
     Column("record", Json),
     Column("requested_at", Double, nullable=False),
     Column("run_id", ID, index=True),
+    Column("traceparent", String(64)),
 )
 
 # An evaluation of one version of a variant on one version of a dataset.
@@ -409,4 +416,19 @@ lease = Table(
     Column("name", NAME, primary_key=True),
     Column("holder", NAME, nullable=False),
     Column("until", Double, nullable=False),
+)
+
+# Every administrative act: who did what to what, and whether it was done.
+audit_event = Table(
+    "audit_event",
+    metadata,
+    Column("id", ID, primary_key=True),
+    Column("actor", NAME, nullable=False),
+    Column("action", String(64), nullable=False),
+    Column("target", Text, nullable=False),
+    Column("outcome", String(16), nullable=False),
+    Column("detail", Json),
+    Column("request_id", NAME),
+    Column("created_at", Double, nullable=False, index=True),
+    CheckConstraint("outcome in ('done', 'refused', 'failed')", name="outcome"),
 )
