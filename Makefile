@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint lock docs proto train load-test soak soak-gateway bench-start bench-patterns bench-edge bench-batching bench-precompute bench-gateway bench-peers clean
+.PHONY: help setup run test lint lock docs proto train load-test soak soak-gateway bench-start bench-patterns bench-edge bench-batching bench-precompute bench-gateway bench-peers drill clean
 
 help: ## List every target
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ soak: setup ## 200,000 requests of mixed lengths; memory must stay flat
 
 soak-gateway: setup ## 500,000 chats through one gateway, with broken providers; nothing may grow
 	@.venv/bin/python scripts/soak_gateway.py $(ARGS)
+
+drill: setup ## Break each part in turn under load: what is answered, lost, and when it is over
+	@.venv/bin/python scripts/drill.py $(ARGS)
 
 bench-start: ## Time the first and later starts, from a fresh clone with empty caches
 	@scripts/bench-start

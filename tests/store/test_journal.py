@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from trivium.errors import Unavailable
 from trivium.store.journal import SEGMENT_BYTES, Journal, Record, read_segment
 
@@ -184,7 +186,10 @@ def test_a_torn_last_line_is_passed_over(tmp_path: Path) -> None:
     journal.close()
 
 
-def test_a_record_that_a_full_disk_cut_short_is_refused_and_spoils_none_after_it(tmp_path: Path) -> None:
+def test_a_record_that_a_full_disk_cut_short_is_held_and_spoils_none_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trivium.store.journal.MAX_HELD", 5)
     journal = Journal(tmp_path)
     taken = []
     with _disk_full_after(1_000):
@@ -192,9 +197,12 @@ def test_a_record_that_a_full_disk_cut_short_is_refused_and_spoils_none_after_it
             if _append(journal, {"n": n, "pad": "x" * 50}):
                 taken.append(n)
     assert taken == list(range(len(taken)))
-    assert 5 < len(taken) < 20
+    assert 10 < len(taken) < 25
     assert journal.append({"n": 99})
-    assert [record["n"] for record in _records(journal)] == [*taken, 99]
+    assert journal.waiting == len(taken) + 1
+    held = [record["n"] for record in journal.take_held()]
+    assert held == taken[-5:]
+    assert [record["n"] for record in _records(journal)] == [*taken[:-5], 99]
     journal.close()
 
 

@@ -340,7 +340,7 @@ async def test_a_full_journal_drops_inferences_rather_than_wait(
     assert (await _ids_in_order_of_storing(away.database))[-1] == after.id
 
 
-async def test_an_answer_is_still_given_when_the_disk_is_full(
+async def test_while_the_disk_is_full_records_go_to_the_database_from_memory(
     database: Database, tmp_path: Path, make_inference: MakeInference
 ) -> None:
     recorder = _recorder(database, tmp_path)
@@ -348,14 +348,35 @@ async def test_an_answer_is_still_given_when_the_disk_is_full(
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (3_000, old[1]))
     try:
-        for _ in range(10):
-            recorder.record(make_inference())
+        made = [make_inference() for _ in range(10)]
+        for one in made:
+            recorder.record(one)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
-    recorder.record(last := make_inference())
+    assert _lines_in_files(tmp_path) < 11
     await recorder.flush()
-    stored = await _ids_in_order_of_storing(database)
-    assert (stored[0], stored[-1]) == (first.id, last.id)
+    assert set(await _ids_in_order_of_storing(database)) == {first.id, *(one.id for one in made)}
+    await recorder.stop()
+
+
+async def test_what_a_full_disk_left_in_memory_waits_there_for_the_database(
+    away: AwayDatabase, tmp_path: Path, make_inference: MakeInference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trivium.store.journal.MAX_HELD", 7)
+    recorder = _recorder(away.database, tmp_path)
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, old[1]))
+    try:
+        made = [make_inference() for _ in range(10)]
+        for one in made:
+            recorder.record(one)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    with pytest.raises(Unavailable):
+        await recorder.flush()
+    await away.appear()
+    await recorder.flush()
+    assert await _ids_in_order_of_storing(away.database) == [one.id for one in made[:7]]
     await recorder.stop()
 
 

@@ -2,7 +2,8 @@
 
 Records are appended to a segment file at once (so a killed process loses none of them) and moved to
 the database in batches in the background. While the database is away segments pile up, up to a
-limit; memory stays flat, because a segment is read back from its file.
+limit; memory stays flat, because a segment is read back from its file. Where the disk takes no more, a
+few thousand records are held in memory instead: enough to lose nothing while the database is there.
 
 One process owns one folder, by a lock on a file in it. A folder that nobody holds was left by a
 process that died: whoever finds it moves its segments to the database too.
@@ -22,6 +23,8 @@ from trivium.errors import Unavailable
 
 log = structlog.get_logger()
 SEGMENT_BYTES = 4 * 1024 * 1024
+MAX_HELD = 5_000
+"""Records in memory, while the disk is full."""
 Record = dict[str, Any]
 
 
@@ -31,15 +34,21 @@ class Journal:
     def __init__(self, root: Path, max_bytes: int = 256 * 1024 * 1024) -> None:
         self.root = root
         self.max_bytes = max_bytes
-        self.waiting = 0
+        self.filed = 0
         self._folder = self._own_folder()
         self._number = 0
         self._written = 0
         self._closed_bytes = 0
+        self._held: list[Record] = []
         self._file = self._open()
 
+    @property
+    def waiting(self) -> int:
+        """Records in files and in memory."""
+        return self.filed + len(self._held)
+
     def append(self, record: Record, *, durable: bool = False) -> bool:
-        """Appends a record; False if the journal or the disk is full.
+        """Appends a record; False if the journal is full, or the disk and what may be held in memory.
 
         `durable` also waits for the disk, so that even a power cut loses nothing; durable records
         are taken beyond the limit.
@@ -53,20 +62,31 @@ class Journal:
         if not self._write(line):
             if durable:
                 raise Unavailable("The journal's disk is full", retry_after_s=10)
-            return False
+            return self.hold([record]) == 1
         if durable:
-            os.fsync(self._file)
+            self._sync()
         self._written += len(line)
-        self.waiting += 1
+        self.filed += 1
         if self._written >= SEGMENT_BYTES:
             self._rotate()
         return True
+
+    def hold(self, records: list[Record]) -> int:
+        """Keeps records in memory, as many as may be; returns how many."""
+        taken = records[: MAX_HELD - len(self._held)]
+        self._held += taken
+        return len(taken)
+
+    def take_held(self) -> list[Record]:
+        """The records in memory, which are the caller's from now on."""
+        taken, self._held = self._held, []
+        return taken
 
     def closed_segments(self) -> list[Path]:
         """Ends the current segment, if it holds anything; returns all ended ones, oldest first."""
         if self._written:
             self._rotate()
-        ours = sorted(self._folder.glob("*.jsonl"))[:-1]
+        ours = [path for path in sorted(self._folder.glob("*.jsonl")) if path != self._path]
         return [*self._orphans(), *ours]
 
     def forget(self, segment: Path) -> None:
@@ -102,16 +122,30 @@ class Journal:
             os.ftruncate(self._file, at)
         return whole
 
+    def _sync(self) -> None:
+        try:
+            os.fsync(self._file)
+        except OSError as error:
+            raise Unavailable(f"The journal's disk failed: {error.strerror}", retry_after_s=10) from error
+
     def _open(self) -> int:
+        path = self._folder / f"{self._number + 1:08d}.jsonl"
+        file = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._path = path
         self._number += 1
-        path = self._folder / f"{self._number:08d}.jsonl"
-        return os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        return file
 
     def _rotate(self) -> None:
+        """Goes on in a new file; in the old one, while the disk has no room for another."""
+        try:
+            file = self._open()
+        except OSError as error:
+            log.warning("journal_not_rotated", error=error.strerror)
+            return
         os.close(self._file)
+        self._file = file
         self._closed_bytes += self._written
         self._written = 0
-        self._file = self._open()
 
     def _orphans(self) -> Iterator[Path]:
         for lock in sorted(self.root.glob("[!.]*/lock")):

@@ -126,11 +126,12 @@ class Recorder:
 
     async def flush(self) -> None:
         """Carries every ended segment over; raises Unavailable if the database is away."""
-        segments, waiting = self._journal.closed_segments(), self._journal.waiting
+        segments, filed = self._journal.closed_segments(), self._journal.filed
         for segment in segments:
             await self._carry(segment)
             self._journal.forget(segment)
-        self._journal.waiting -= waiting
+        self._journal.filed -= filed
+        await self._carry_held()
 
     async def _run(self) -> None:
         while True:
@@ -141,16 +142,29 @@ class Recorder:
                 log.warning("database_away", waiting=self._journal.waiting)
                 await asyncio.sleep(RETRY_S)
 
+    async def _carry_held(self) -> None:
+        """What the disk did not take, straight from memory."""
+        held = self._journal.take_held()
+        try:
+            while batch := held[:BATCH]:
+                await self._store_or_set_aside(self._journal.root, batch)
+                del held[: len(batch)]
+        finally:
+            if (kept := self._journal.hold(held)) < len(held):
+                RECORDS_DROPPED.inc(len(held) - kept)
+
     async def _carry(self, segment: Path) -> None:
         records = await asyncio.to_thread(lambda: list(read_segment(segment)))
-        for start in range(0, len(records), BATCH):
-            batch = records[start : start + BATCH]
-            try:
-                await self._store(batch)
-            except Unavailable:
-                raise
-            except Exception:  # noqa: BLE001 - whatever it is, the good records must get through
-                await self._store_one_by_one(segment, batch)
+        for batch in _portions(records):
+            await self._store_or_set_aside(segment.parents[1], batch)
+
+    async def _store_or_set_aside(self, root: Path, batch: list[Record]) -> None:
+        try:
+            await self._store(batch)
+        except Unavailable:
+            raise
+        except Exception:  # noqa: BLE001 - whatever it is, the good records must get through
+            await self._store_one_by_one(root, batch)
 
     async def _store(self, batch: list[Record]) -> None:
         made = [r for r in batch if "inference" in r]
@@ -165,7 +179,7 @@ class Recorder:
         if events := [r["feedback"] for r in batch if "feedback" in r]:
             await self._feedback.add_rows(events)
 
-    async def _store_one_by_one(self, segment: Path, batch: list[Record]) -> None:
+    async def _store_one_by_one(self, root: Path, batch: list[Record]) -> None:
         """A batch that the database refuses has a bad record: it is set aside, the others are stored."""
         for record in batch:
             try:
@@ -173,8 +187,16 @@ class Recorder:
             except Unavailable:
                 raise
             except Exception as error:  # noqa: BLE001 - it is set aside, with its reason in the log
-                rejected = segment.parents[1] / "rejected.jsonl"
+                rejected = root / "rejected.jsonl"
                 log.error("record_rejected", file=str(rejected), error=str(error.__cause__ or error))
                 line = orjson.dumps({"at": time.time(), **record}, default=str)
-                with rejected.open("ab") as stream:
-                    stream.write(line + b"\n")
+                try:
+                    with rejected.open("ab") as stream:
+                        stream.write(line + b"\n")
+                except OSError:
+                    RECORDS_DROPPED.inc()
+
+
+def _portions(records: list[Record]) -> list[list[Record]]:
+    """What is stored in one transaction."""
+    return [records[start : start + BATCH] for start in range(0, len(records), BATCH)]
