@@ -42,10 +42,13 @@ def main(
     usage_s: Annotated[
         float, typer.Option(help="How long CPU and memory are watched, twice.", min=0.5)
     ] = 10.0,
+    flag_server: Annotated[bool, typer.Option(help="With Unleash, where Node is there.")] = True,
     write: Annotated[bool, typer.Option(help="Write the tables into docs/reliability.md.")] = False,
 ) -> None:
     """Prints a row a fault; exits 1 if a request hung or something acknowledged was lost."""
-    rows, idle, busy = asyncio.run(_drill([one for one in only.split(",") if one], fault_s, rate, usage_s))
+    rows, idle, busy = asyncio.run(
+        _drill([one for one in only.split(",") if one], fault_s, rate, usage_s, flag_server)
+    )
     print_rows(console, rows, idle, busy)
     if write:
         DOCUMENT.write_text(written(DOCUMENT.read_text(), rows, idle, busy, fault_s))
@@ -67,9 +70,9 @@ class Watched:
 
 
 async def _drill(
-    only: Sequence[str], fault_s: float, rate: float, usage_s: float
+    only: Sequence[str], fault_s: float, rate: float, usage_s: float, flag_server: bool
 ) -> tuple[list[Row], list[Usage], list[Usage]]:
-    async with Site() as site:
+    async with Site(flag_server=flag_server) as site:
         console.print("The platform is up; first its use at rest.")
         idle = await usage(site, usage_s)
         load = Load(site.platform.url("gateway", ""), site.platform.key, _kinds(rate, await _tickets(site)))

@@ -4,7 +4,7 @@ import asyncio
 import signal
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -44,6 +44,7 @@ def _kill(part: str) -> Fault:
             return
         for process in site.processes(part):
             process.kill()
+            process.wait()
 
     async def end(site: Site) -> None:
         if part == "postgres":
@@ -53,6 +54,9 @@ def _kill(part: str) -> Fault:
             await asyncio.to_thread(site.valkey.start)
         elif part == "llm":
             site.start_llm()
+        elif part == "unleash":
+            assert site.unleash
+            await asyncio.to_thread(site.unleash.start)
 
     return Fault(part, "kill -9", begin, end, heals=part in SUPERVISED)
 
@@ -152,10 +156,15 @@ def _can_limit(root: Path, limit: str) -> bool:
     return able
 
 
+def _of_flag_server() -> list[Fault]:
+    return [_kill("unleash"), _freeze("unleash"), _black_hole("unleash")]
+
+
 def all_faults(site: Site) -> list[Fault]:
     """The rows in their order; the first is what no fault at all looks like."""
     return [
         Fault("none", "no fault", _nothing, _nothing),
+        *(replace(one, missing=site.no_unleash) for one in _of_flag_server()),
         *(_kill(part) for part in ("gateway", "edge", "llm", "worker", "valkey", "postgres")),
         *(_freeze(part) for part in ("gateway", "edge", "llm", "worker", "valkey", "postgres")),
         *(_black_hole(part) for part in ("edge", "llm", "valkey", "postgres")),

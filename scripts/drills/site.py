@@ -13,15 +13,17 @@ from types import TracebackType
 import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
-from drills.proxy import Proxy, tcp, unix
+from drills.proxy import Connect, Proxy, tcp, unix
 
 from support.platform import BASE_PORTS, RunningPlatform, clean_environment, free_offset
 from support.postgres import Postgres
+from support.unleash import Unleash, install, missing
 from support.valkey import Valkey
 
 SUPERVISED = ("gateway", "edge", "worker")
 """What `trivium up` starts again; the others are started again by the drill."""
-PARTS = (*SUPERVISED, "llm", "valkey", "postgres")
+PARTS = (*SUPERVISED, "llm", "valkey", "postgres", "unleash")
+FLAGS = ("ticket-triage", "ticket-summary", "similar-tickets")
 DISK_BYTES = 400_000_000
 START_S = 120.0
 
@@ -29,7 +31,7 @@ START_S = 120.0
 class Site:
     """Started on entering; ended, with everything that it started, on leaving."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, flag_server: bool = True) -> None:
         self._stack = AsyncExitStack()
         self.folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="trivium-drill-")))
         self.disk = self.folder / "disk"
@@ -37,6 +39,8 @@ class Site:
         self.has_own_disk = self._mount()
         self.proxies: dict[str, Proxy] = {}
         self._llm: subprocess.Popen[bytes] | None = None
+        self.no_unleash = missing() if flag_server else "it was not asked for"
+        self.unleash: Unleash | None = None
 
     async def __aenter__(self) -> "Site":
         try:
@@ -67,15 +71,42 @@ class Site:
             ("valkey", tcp(self.valkey.port)),
             ("postgres", unix(self._postgres_socket())),
         ):
-            proxy = self.proxies[name] = Proxy(connect)
-            await proxy.start()
-            self._stack.push_async_callback(proxy.stop)
+            await self._add_proxy(name, connect)
+        if not self.no_unleash:
+            await asyncio.to_thread(self._start_unleash)
+            await self._add_proxy("unleash", tcp(self._unleash.port))
         await self._start_platform(offset)
+
+    @property
+    def _unleash(self) -> Unleash:
+        assert self.unleash
+        return self.unleash
+
+    def _start_unleash(self) -> None:
+        """With flags that give everybody the AI, in a database of its own."""
+        install()
+        own = self._stack.enter_context(Postgres())
+        self.unleash = self._stack.enter_context(Unleash(own.new_database(), self.folder))
+        for flag in FLAGS:
+            self.unleash.create_flag(flag, 100)
+
+    async def _add_proxy(self, name: str, connect: Connect) -> None:
+        proxy = self.proxies[name] = Proxy(connect)
+        await proxy.start()
+        self._stack.push_async_callback(proxy.stop)
 
     async def _start_platform(self, offset: int) -> None:
         name = self.database_url.split("?")[0].rsplit("/", 1)[-1]
         database = f"postgresql://postgres@127.0.0.1:{self.proxies['postgres'].port}/{name}"
         redis = f"redis://127.0.0.1:{self.proxies['valkey'].port}/0"
+        flags = (
+            {
+                "TRIVIUM_UNLEASH_URL": f"http://127.0.0.1:{self.proxies['unleash'].port}/api",
+                "TRIVIUM_UNLEASH_TOKEN": self.unleash.token,
+            }
+            if self.unleash
+            else {}
+        )
         self.platform = RunningPlatform(
             self.disk / "state",
             offset,
@@ -83,6 +114,7 @@ class Site:
             {
                 "TRIVIUM_EDGE_URL": f"http://127.0.0.1:{self.proxies['edge'].port}",
                 "TRIVIUM_LOCAL_BASE_URL": f"http://127.0.0.1:{self.proxies['llm'].port}/v1",
+                **flags,
             },
         )
         self.platform.start(wait=False)
@@ -116,6 +148,8 @@ class Site:
             return [root, *root.children(recursive=True)]
         if part == "valkey":
             return [psutil.Process(self.valkey.pid)]
+        if part == "unleash":
+            return [psutil.Process(self.unleash.pid)] if self.unleash else []
         if part == "llm":
             assert self._llm
             return [psutil.Process(self._llm.pid)]

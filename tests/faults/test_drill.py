@@ -8,11 +8,22 @@ import pytest
 
 pytestmark = pytest.mark.platform
 FAULTS = "postgres:black hole,disk:full"
+QUICK = ["--fault-s", "2", "--usage-s", "1", "--no-flag-server"]
 
 
 def test_a_short_drill_loses_nothing_and_says_what_became_of_the_requests(root: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "scripts/drill.py", "--only", FAULTS, "--fault-s", "2", "--usage-s", "1"],
+        [
+            sys.executable,
+            "scripts/drill.py",
+            "--only",
+            FAULTS,
+            "--fault-s",
+            "2",
+            "--usage-s",
+            "1",
+            "--no-flag-server",
+        ],
         cwd=root,
         capture_output=True,
         text=True,

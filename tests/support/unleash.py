@@ -147,6 +147,12 @@ class Unleash:
                 raise AssertionError(f"Unleash did not become healthy:\n{wrote}")
             time.sleep(0.1)
 
+    @property
+    def pid(self) -> int:
+        """Of the server's process."""
+        assert self._process
+        return self._process.pid
+
     def kill(self) -> None:
         """Ends it with -9."""
         if self._process:
