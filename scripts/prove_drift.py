@@ -36,7 +36,7 @@ from trivium.datasets import read_records  # noqa: E402
 from trivium.domain.drift import Observation  # noqa: E402
 from trivium.domain.estimate import share  # noqa: E402
 from trivium.domain.inference import StepAnswer  # noqa: E402
-from trivium.domain.manifest import EdgeVariant  # noqa: E402
+from trivium.domain.variants import EdgeVariant  # noqa: E402
 from trivium.drift.columns import Matrix, Profile  # noqa: E402
 from trivium.drift.judge import Judge  # noqa: E402
 from trivium.drift.profiles import profile_of  # noqa: E402

@@ -4,7 +4,7 @@ import asyncio
 import time
 
 from alembic import context
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, event, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from trivium.store.tables import metadata
@@ -25,6 +25,9 @@ def run(connection: Connection) -> None:
         target_metadata=metadata,
         render_as_batch=connection.dialect.name == "sqlite",
         compare_type=True,
+        # One that is cut short leaves the revisions before it done, and nothing of its own.
+        transactional_ddl=True,
+        transaction_per_migration=True,
     )
     with context.begin_transaction():
         context.run_migrations()
@@ -40,13 +43,22 @@ def _take_turn(connection: Connection) -> None:
         time.sleep(ASK_AGAIN_S)
 
 
+def _begin(connection: Connection) -> None:
+    """By itself SQLite's driver begins no transaction for a change of the schema."""
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
 async def main() -> None:
     """Connects and runs."""
     engine = create_async_engine(context.config.attributes["url"])
-    async with engine.connect() as connection:
-        await connection.run_sync(run)
-        await connection.commit()
-    await engine.dispose()
+    if engine.dialect.name == "sqlite":
+        event.listen(engine.sync_engine, "begin", _begin)
+    try:
+        async with engine.connect() as connection:
+            await connection.run_sync(run)
+            await connection.commit()
+    finally:
+        await engine.dispose()
 
 
 asyncio.run(main())

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import orjson
@@ -14,6 +15,7 @@ from trivium.errors import (
     StepTimeout,
 )
 from trivium.http import DEADLINE_HEADER, seconds_of
+from trivium.tracing import Span, call
 
 _TEXTS_A_CALL = 64
 
@@ -46,20 +48,44 @@ class EdgeClient:
             "inputs": [{"name": "text", "shape": [len(texts)], "datatype": "BYTES", "data": texts}],
             "outputs": [{"name": output} for output in outputs],
         }
-        headers = {**self._headers, DEADLINE_HEADER: f"{timeout_s * 1000:.0f}"}
+        with call(f"infer {model}") as span:
+            if span.recording:
+                span.set({**self._told(), "trivium.model": model, "trivium.rows": len(texts)})
+            status, retry_after, raw = await self._posted(path, orjson.dumps(body), timeout_s, span)
+            if status != 200:
+                _refuse(status, retry_after, raw)
+            return _prediction(raw, len(texts), outputs)
+
+    async def _posted(
+        self, path: str, body: bytes, timeout_s: float, span: Span
+    ) -> tuple[int, str | None, bytes]:
+        """Status, `Retry-After` and body of the answer."""
+        headers = span.carry({**self._headers, DEADLINE_HEADER: f"{timeout_s * 1000:.0f}"})
         limits = aiohttp.ClientTimeout(total=timeout_s, sock_connect=timeout_s)
         try:
             async with self._session.post(
-                self.base_url + path, data=orjson.dumps(body), headers=headers, timeout=limits
+                self.base_url + path,
+                data=body,
+                headers=headers,
+                timeout=limits,
+                allow_redirects=False,
             ) as response:
                 raw = await response.read()
         except TimeoutError as error:
             raise StepTimeout(f"edge model: nothing within {timeout_s * 1000:.0f} ms") from error
         except aiohttp.ClientError as error:
             raise ConnectionFailed(f"edge model: {type(error).__name__}: {error}") from error
-        if response.status != 200:
-            _refuse(response.status, response.headers.get("Retry-After"), raw)
-        return _prediction(raw, len(texts), outputs)
+        span.set({"http.response.status_code": response.status})
+        return response.status, response.headers.get("Retry-After"), raw
+
+    def _told(self) -> dict[str, str | int | None]:
+        """What a span says of the service."""
+        address = urlsplit(self.base_url)
+        return {
+            "http.request.method": "POST",
+            "server.address": address.hostname,
+            "server.port": address.port or (443 if address.scheme == "https" else 80),
+        }
 
     async def embed(self, model: str, texts: list[str], timeout_s: float = 30.0) -> list[list[float]]:
         """A vector of unit length for each text, in their order; `timeout_s` is for each call of several.

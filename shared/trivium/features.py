@@ -10,19 +10,9 @@ import jsonschema_rs
 import structlog
 
 from trivium.domain.fallback import fill_static
-from trivium.domain.manifest import (
-    HANDLING,
-    OPERATION,
-    ApiVariant,
-    Manifest,
-    PrecomputedVariant,
-    Variant,
-    check_schema,
-    parse_manifest,
-    validator_of,
-    variant_version,
-)
+from trivium.domain.manifest import Manifest, check_schema, parse_manifest, validator_of, variant_version
 from trivium.domain.recording import Keeping, Recording, Redactor
+from trivium.domain.variants import HANDLING, OPERATION, ApiVariant, PrecomputedVariant, Variant
 from trivium.errors import FieldFault, InvalidInput, ManifestError, NotFound, SchemaViolation
 from trivium.located_yaml import Fault, load_located
 from trivium.located_yaml import Path as Place
@@ -169,7 +159,9 @@ def _check(feature: Feature) -> Iterator[Fault]:
     manifest, folder = feature.manifest, feature.folder
     if manifest.feature != folder.name:
         yield ("feature",), f"{manifest.feature!r} stands in the folder {folder.name!r}"
-    if not (folder / manifest.evaluation.dataset).is_file():
+    if _leaves(folder, manifest.evaluation.dataset):
+        yield ("evaluation", "dataset"), f"{manifest.evaluation.dataset} leads out of the feature's folder"
+    elif not (folder / manifest.evaluation.dataset).is_file():
         yield ("evaluation", "dataset"), f"{folder / manifest.evaluation.dataset} is not there"
     for found in _faults("example.input", feature.input_validator, manifest.example.input):
         yield tuple(found.field.split(".")), found.message
@@ -198,16 +190,18 @@ def _load_variant(
     prompt = None
     schema = None
     if isinstance(spec, ApiVariant):
-        prompt = _read(folder / spec.prompt, (*here, "prompt"), faults)
+        prompt = _read(folder, spec.prompt, (*here, "prompt"), faults)
         schema = manifest.output
         if spec.response_schema:
-            schema = _read_schema(folder / spec.response_schema, (*here, "response_schema"), faults)
+            schema = _read_schema(folder, spec.response_schema, (*here, "response_schema"), faults)
         content |= {"prompt": prompt, "response_schema": schema}
     if isinstance(spec, PrecomputedVariant):
         inner = spec.compute.variants or ()
         content["computes_with"] = [loaded[n].version for n in inner if n in loaded]
         path = file_source(spec, folder)
-        if path and not path.is_file():
+        if path and _leaves(folder, str(spec.source)):
+            faults.append(((*here, "source"), f"{spec.source} leads out of the feature's folder"))
+        elif path and not path.is_file():
             faults.append(((*here, "source"), f"{path} is not there"))
     return LoadedVariant(name, variant_version(content), spec, prompt, schema)
 
@@ -219,7 +213,19 @@ def file_source(spec: PrecomputedVariant, folder: Path) -> Path | None:
     return folder / spec.source
 
 
-def _read(path: Path, place: Place, faults: list[Fault]) -> str:
+def _leaves(folder: Path, named: str) -> bool:
+    """Whether a path of a manifest leads out of the feature's folder, links followed."""
+    try:
+        return not (folder / named).resolve().is_relative_to(folder.resolve())
+    except (OSError, ValueError):
+        return False  # told by who reads it
+
+
+def _read(folder: Path, named: str, place: Place, faults: list[Fault]) -> str:
+    path = folder / named
+    if _leaves(folder, named):
+        faults.append((place, f"{named} leads out of the feature's folder"))
+        return ""
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
@@ -231,9 +237,9 @@ def _read(path: Path, place: Place, faults: list[Fault]) -> str:
     return ""
 
 
-def _read_schema(path: Path, place: Place, faults: list[Fault]) -> dict[str, Any]:
-    known = len(faults)
-    text = _read(path, place, faults)
+def _read_schema(folder: Path, named: str, place: Place, faults: list[Fault]) -> dict[str, Any]:
+    known, path = len(faults), folder / named
+    text = _read(folder, named, place, faults)
     if len(faults) > known:
         return {}
     try:

@@ -8,6 +8,7 @@ import yaml
 
 Path = tuple[str | int, ...]
 Fault = tuple[Path, str]
+MAX_VALUES = 50_000
 
 
 class NotYaml(ValueError):
@@ -78,6 +79,8 @@ def _walk(
     if any(node is parent for parent in above):
         raise NotYaml(node.start_mark.line + 1, "the value contains itself")
     lines.setdefault(path, node.start_mark.line + 1)
+    if len(lines) > MAX_VALUES:
+        raise NotYaml(node.start_mark.line + 1, f"has over {MAX_VALUES:,} values; aliases count at each use")
     if isinstance(node, yaml.MappingNode):
         seen = set()
         for key, value in node.value:

@@ -7,6 +7,8 @@ LATENCY_BUCKETS_S = (
     *(0.001, 0.0015, 0.0025, 0.004, 0.006, 0.01, 0.015, 0.025, 0.04, 0.06),
     *(0.1, 0.15, 0.25, 0.4, 0.6, 1.0, 1.5, 2.5, 4.0, 6.0, 10.0, 15.0, 30.0),
 )
+# Probabilities; finer where most answers are, since a model that is worth serving is mostly sure.
+CONFIDENCE_BUCKETS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99, 1.0)
 _SERVED = ("feature", "variant", "pattern", "outcome")
 
 INFERENCES = Counter(
@@ -20,6 +22,17 @@ INFERENCE_LATENCY = Histogram(
     "From the request to its answer, by who answered.",
     _SERVED,
     buckets=LATENCY_BUCKETS_S,
+)
+CONFIDENCE = Histogram(
+    "trivium_confidence",
+    "Confidence of answers that state one, by who answered; control's and placeholders' are not among them.",
+    ("feature", "variant"),
+    buckets=CONFIDENCE_BUCKETS,
+)
+STALE_ANSWERS = Counter(
+    "trivium_stale_answers_total",
+    "Stored results that were served though they were stale, by reason: input, variant, age.",
+    ("feature", "variant", "reason"),
 )
 ATTEMPTS = Counter(
     "trivium_attempts_total",
@@ -53,6 +66,12 @@ LIMITS_LOCAL = Counter(
 )
 LIMITS_REDIS_UP = Gauge("trivium_limits_redis_up", "1 while Redis answers for budgets, limits and the cache.")
 BUDGET_USED = Gauge("trivium_budget_used_ratio", "Of a month's budget, 0 to 1 and beyond.", ("bucket",))
+BUDGET_LIMIT = Gauge("trivium_budget_limit_usd", "A month's budget in USD.", ("bucket",))
+COST_PROJECTED = Gauge(
+    "trivium_cost_projected_usd",
+    "What this month will have cost: so far, and what is left of it at the pace of the last seven days.",
+    ("feature",),
+)
 CACHE = Counter(
     "trivium_cache_total", "Look-ups of kept answers, by outcome: hit, miss, away.", ("feature", "outcome")
 )
@@ -81,11 +100,15 @@ SHADOW_ANSWERS = Counter(
     ("feature", "variant", "outcome"),
 )
 FEEDBACK = Counter("trivium_feedback_total", "Feedback events taken.", ("kind",))
+JOURNAL_FILL = Gauge(
+    "trivium_journal_fill_ratio", "Of the journal's limit, 0 to 1; records are dropped once it is full."
+)
 QUEUE_DEPTH = Gauge("trivium_queue_depth", "What waits, by queue: journal, chunks, edge.", ("queue",))
 RECORDS_DROPPED = Counter("trivium_records_dropped_total", "Records that the full journal could not take.")
 RESULTS_STORED = Counter(
     "trivium_results_stored_total", "Pre-computed results written.", ("feature", "variant")
 )
+WORKER_SLOTS = Gauge("trivium_worker_slots", "Chunks that this worker takes at once; 0 of other services.")
 CHUNKS = Counter(
     "trivium_chunks_total",
     "Chunks worked on, by outcome: done, failed, handed_back, waits (for a vendor's batch), lost.",
@@ -96,6 +119,17 @@ CHUNK_SECONDS = Histogram(
     "From a chunk's claim to its end or its being handed back.",
     ("feature", "phase"),
     buckets=LATENCY_BUCKETS_S,
+)
+RUNS = Gauge(
+    "trivium_runs",
+    "Runs by state: queued and running now; done, failed and cancelled in the last 24 hours. No refreshes.",
+    ("feature", "state"),
+)
+RUN_SILENT = Gauge(
+    "trivium_run_silent_seconds",
+    "Since the running run that has been silent longest ended a chunk, or began; 0 while none runs. One that "
+    "waits for a vendor's batch is not silent.",
+    ("feature",),
 )
 RESULTS = Gauge("trivium_results", "Stored results.", ("feature", "variant"))
 RESULTS_BYTES = Gauge("trivium_results_bytes", "Their size, from a sample.", ("feature", "variant"))
@@ -153,3 +187,34 @@ DRIFT_SCORE = Gauge(
 DRIFT_DETECTED = Gauge(
     "trivium_drift_detected", "1 if any column of the last window has drifted.", ("feature", "variant")
 )
+FEATURE_METRIC = Gauge(
+    "trivium_feature_metric",
+    "The four metrics of the current stage: adoption, override_rate, error_rate (0 to 1), p99_ms.",
+    ("feature", "arm", "metric"),
+)
+FEATURE_GATE = Gauge("trivium_feature_gate", "Their gates, by the manifest.", ("feature", "metric"))
+GATE_BROKEN = Gauge(
+    "trivium_feature_gate_broken",
+    "1 where treatment's whole interval is past the gate.",
+    ("feature", "metric"),
+)
+OVERRIDE_RATE_DAY = Gauge(
+    "trivium_override_rate_day",
+    "Overridden of the last 24 hours' judged answers, from 30 of them on; `is` is value, or low: the lower "
+    "end of its 95 % interval.",
+    ("feature", "arm", "is"),
+)
+ROLLOUT_STAGE = Gauge(
+    "trivium_rollout_stage", "1 for a feature's stage, 0 for the others.", ("feature", "stage")
+)
+RETENTION_DELETED = Counter(
+    "trivium_retention_deleted_total", "Rows that had been kept long enough, by table.", ("table",)
+)
+RETENTION_LAST_SUCCESS = Gauge(
+    "trivium_retention_last_success_timestamp_seconds",
+    "When all that had been kept long enough was last deleted, in Unix time.",
+)
+AUTH_REFUSED = Counter(
+    "trivium_auth_refused_total", "Requests refused for their key, by reason.", ("reason",)
+)
+BUILD_INFO = Gauge("trivium_build_info", "1, with the version that runs.", ("version",))

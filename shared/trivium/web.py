@@ -8,6 +8,7 @@ import sys
 from base64 import b64decode
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import suppress
+from importlib.metadata import version
 from math import ceil
 from typing import Any
 
@@ -26,8 +27,11 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from trivium.errors import FieldFault, InvalidRequest, MalformedBody, TooLarge, TriviumError, Unauthenticated
+from trivium.metrics import BUILD_INFO
 from trivium.settings import Settings
 from trivium.telemetry import RequestContext, configure_logging, instrument
+from trivium.tracing.asgi import traced
+from trivium.tracing.starting import start as start_tracing
 
 log = structlog.get_logger()
 PROBLEM_JSON = "application/problem+json"
@@ -286,6 +290,7 @@ def add_middleware(
 
 def add_metrics(app: FastAPI, guard: Any) -> None:
     """`/metrics`: everything this process counts, in Prometheus's text format."""
+    BUILD_INFO.labels(version("trivium")).set(1)
 
     @app.get("/metrics", include_in_schema=False, dependencies=[guard])
     async def metrics() -> Response:
@@ -335,10 +340,11 @@ def _collect_less_often() -> None:
 def run_server(factory: Callable[[], FastAPI], settings: Settings, service: str) -> None:
     """Serves until SIGTERM or SIGINT, then drains what is under way for up to ten seconds."""
     configure_logging(settings, service)
+    start_tracing(service)
     # SQLite's thread lets go of the interpreter for every row, and would wait this long to have it back.
     sys.setswitchinterval(SWITCH_S)
     uvicorn.run(
-        Started(factory()),
+        traced(Started(factory())),
         host=settings.host,
         port=settings.port_of(service),
         log_config=None,

@@ -31,7 +31,6 @@ from trivium.store.archive import ArchiveRepository
 from trivium.store.chunks import ChunkRepository
 from trivium.store.engine import Database
 from trivium.store.results import Refresh, ResultRepository
-from trivium.store.retention import RetentionRepository
 from trivium.store.runs import RunProgress, RunRepository
 from trivium.store.tables import dead_item, precompute_chunk, precomputed_result
 
@@ -129,8 +128,7 @@ variants:
         jobs = JobFactory(catalogue, backends, Breakers(), archive, Spaces(archive), 4, vendors, chunks, 60.0)
         imports = Imports(WorkerSettings(), archive, Importer(database, chunks, archive))
         worker = ChunkWorker(runs, chunks, archive, results, jobs, imports, 30.0, "test")
-        retention = RetentionRepository(database)
-        keeper = Keeper(catalogue, runs, results, chunks, vendors, retention, backends.routes)
+        keeper = Keeper(catalogue, runs, results, chunks, vendors)
         feature = catalogue.get("ticket-triage")
         yield Bench(name, vendor, database, feature, runs, chunks, worker, keeper, tmp_path)
 

@@ -13,8 +13,8 @@ from sqlalchemy import delete
 from batch_worker.jobs import neighbours
 from batch_worker.jobs.neighbours import NeighboursJob, Space, Spaces, nearest_others
 from support.ledger import Ledger
-from trivium.domain.manifest import Compute, Neighbours, PrecomputedVariant
 from trivium.domain.precompute import Batch, Embedding
+from trivium.domain.variants import Compute, Neighbours, PrecomputedVariant
 from trivium.edge import EdgeClient
 from trivium.precompute.importing import Importer
 from trivium.precompute.sources import of_archive

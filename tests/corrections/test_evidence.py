@@ -16,7 +16,8 @@ from trivium.domain.inference import Arm, Attempt, Question, ServedBy, StepAnswe
 from trivium.features import Feature
 from trivium.store.corrections import CorrectionRepository
 from trivium.store.engine import Database
-from trivium.store.retention import RetentionRepository
+from trivium.store.retention import payloads
+from trivium.store.sweeps import Sweeper
 
 STORED = ServedBy("stored-v1", "precomputed", "stored-v1", "v1")
 STATIC = ServedBy("static", "static")
@@ -143,7 +144,7 @@ async def test_what_retention_forgets_is_evidence_no_more(database: Database, fe
     old = time.time() - 10 * 86_400
     await say(database, await store_answer(database, "old", "a", created_at=old), Kind.CORRECTION, "b")
     await say(database, await store_answer(database, "new", "a"), Kind.CORRECTION, "b")
-    await RetentionRepository(database).forget("sort", 5)
+    await Sweeper(database).all(payloads("sort", time.time() - 5 * 86_400))
     assert _labels(await _gathered(database, feature)) == {"new": ["b"]}
 
 

@@ -4,16 +4,8 @@ import jsonschema_rs
 import pytest
 import yaml
 
-from trivium.domain.manifest import (
-    ApiVariant,
-    EdgeVariant,
-    PrecomputedVariant,
-    SqlSource,
-    check_schema,
-    manifest_schema,
-    parse_manifest,
-    variant_version,
-)
+from trivium.domain.manifest import check_schema, manifest_schema, parse_manifest, variant_version
+from trivium.domain.variants import ApiVariant, EdgeVariant, PrecomputedVariant, SqlSource
 from trivium.errors import ManifestError
 
 GOOD = """\

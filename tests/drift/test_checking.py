@@ -12,7 +12,7 @@ from support.drifting import a_feature, store
 from support.edge import KEY, RunningEdge
 from trivium.domain.drift import DriftReport
 from trivium.domain.recording import Recording
-from trivium.drift.checking import DriftCheck, NotEnough, embedding_model, served_by
+from trivium.drift.checking import DriftCheck, NotEnough, served_by
 from trivium.drift.columns import Vectors, unpacked
 from trivium.edge import EdgeClient
 from trivium.errors import ConnectionFailed
@@ -130,6 +130,8 @@ async def test_without_payloads_there_is_less_to_look_at(
 
 
 def test_whose_embeddings(root: Path) -> None:
-    models = {name: embedding_model(a_feature(root, name)) for name in ("ticket-triage", "similar-tickets")}
+    models = {
+        name: a_feature(root, name).manifest.embedding_model for name in ("ticket-triage", "similar-tickets")
+    }
     assert set(models.values()) == {"ticket-triage/2"}
-    assert embedding_model(a_feature(root, "ticket-summary")) is None
+    assert a_feature(root, "ticket-summary").manifest.embedding_model is None

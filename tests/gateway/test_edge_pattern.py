@@ -8,7 +8,7 @@ import pytest
 
 from support.edge import KEY, RunningEdge
 from trivium.domain.inference import Question
-from trivium.domain.manifest import EdgeVariant
+from trivium.domain.variants import EdgeVariant
 from trivium.edge import EdgeClient
 from trivium.errors import ConnectionFailed, LowConfidence, OutOfScope, RequestRefused, StepTimeout
 from trivium.patterns.edge import EdgeStep

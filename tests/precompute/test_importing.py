@@ -7,8 +7,8 @@ import pytest
 from sqlalchemy import select
 
 from support.ledger import ARCHIVE, Ledger, keys_of, record_of
-from trivium.domain.manifest import Compute, Neighbours, PrecomputedVariant
 from trivium.domain.precompute import COMPUTE, EMBED, IMPORT
+from trivium.domain.variants import Compute, Neighbours, PrecomputedVariant
 from trivium.errors import InvalidRequest
 from trivium.precompute.importing import Importer, refuse_bad_lines
 from trivium.precompute.lease import LeaseLost, kept

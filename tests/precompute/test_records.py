@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from support.workers import make_features
-from trivium.domain.manifest import Compute, Neighbours, PrecomputedVariant
+from trivium.domain.variants import Compute, Neighbours, PrecomputedVariant
 from trivium.errors import DatasetError
 from trivium.features import Feature, find_feature
 from trivium.precompute.records import MAX_DEPTH, MAX_KEY, Checker

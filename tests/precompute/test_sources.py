@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import text
 
 from support.workers import make_features
-from trivium.domain.manifest import PrecomputedVariant
+from trivium.domain.variants import PrecomputedVariant
 from trivium.errors import ConfigurationError, DatasetError, MalformedBody, TooLarge, Unavailable
 from trivium.features import find_feature
 from trivium.precompute.records import Checker

@@ -8,7 +8,7 @@ import structlog
 
 from trivium.errors import TriviumError
 from trivium.features import Catalogue, Feature
-from trivium.metrics import GUARD_CHECKS
+from trivium.metrics import GUARD_ACTIONS, GUARD_CHECKS
 from trivium.rollouts.guard import Guard
 from trivium.store.leases import LeaseRepository
 
@@ -29,6 +29,9 @@ class GuardRounds:
         self._leases = leases
         self._interval_s = self._pause_s = interval_s
         self._name = name
+        for feature in catalogue:
+            for action in ("roll_back", "hold"):
+                GUARD_ACTIONS.labels(feature.name, action)  # at 0, so that the first shows as an increase
 
     async def run(self) -> None:
         """Looks until cancelled; what is away is tried again in the next round."""

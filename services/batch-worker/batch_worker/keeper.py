@@ -7,23 +7,20 @@ from datetime import UTC, datetime, timedelta
 import structlog
 from cronsim import CronSim
 
-from trivium.domain.manifest import PrecomputedVariant
-from trivium.domain.recording import Recording
+from trivium.domain.variants import PrecomputedVariant
 from trivium.errors import Conflict, NotFound, RequestRefused, StepError, Unavailable
 from trivium.features import Catalogue, Feature, LoadedVariant
 from trivium.llm.batches import BatchProvider
 from trivium.metrics import RESULTS, RESULTS_BYTES
-from trivium.patterns.routes import RouteTable
 from trivium.precompute.starting import new_run, precomputed_variant
 from trivium.store.chunks import ChunkRepository
 from trivium.store.results import ResultRepository
-from trivium.store.retention import RetentionRepository
 from trivium.store.runs import RunRepository
+from trivium.tracing import span
 
 log = structlog.get_logger()
 EVERY_S = 0.5
 COUNT_EVERY_S = 300.0
-FORGET_EVERY_S = 3600.0
 CANCEL_EVERY_S = 5.0
 REFRESH_ROWS = 256
 # A run that was due while no worker was there is made good within so long.
@@ -40,22 +37,17 @@ class Keeper:
         results: ResultRepository,
         chunks: ChunkRepository,
         vendors: dict[str, BatchProvider],
-        retention: RetentionRepository,
-        routes: RouteTable,
     ) -> None:
         self._catalogue = catalogue
         self._runs = runs
         self._results = results
         self._chunks = chunks
         self._vendors = vendors
-        self._retention = retention
-        self._routes = routes
         self._seen: dict[str, datetime] = {}
 
     async def run(self) -> None:
         """Looks until cancelled."""
         counted = looked = -COUNT_EVERY_S
-        forgot = -FORGET_EVERY_S
         while True:
             try:
                 await self._runs.promote()
@@ -67,21 +59,9 @@ class Keeper:
                 if time.monotonic() > counted + COUNT_EVERY_S:
                     await self._count()
                     counted = time.monotonic()
-                if time.monotonic() > forgot + FORGET_EVERY_S:
-                    await self._forget()
-                    forgot = time.monotonic()
             except Unavailable:
                 log.warning("database_away")
             await asyncio.sleep(EVERY_S)
-
-    async def _forget(self) -> None:
-        """What is recorded is kept no longer than features say, and routes a default."""
-        days = {feature.name: feature.manifest.recording.retention_days for feature in self._catalogue}
-        for name, kept in (days | dict.fromkeys(self._routes.names, Recording().retention_days)).items():
-            payloads, rows = await self._retention.forget(name, kept)
-            shadows = await self._retention.forget_shadows(name, kept)
-            if payloads or rows or shadows:
-                log.info("forgotten", feature=name, payloads=payloads, inferences=rows, shadows=shadows)
 
     async def _refresh(self) -> None:
         for name, variant_name in await self._results.wanted():
@@ -89,7 +69,7 @@ class Keeper:
                 feature = self._catalogue.get(name)
                 variant, _ = precomputed_variant(feature, variant_name)
             except NotFound:
-                continue  # another version's; `trivium results prune` drops it
+                continue  # another version's; retention takes it away if that is gone
             new = new_run(
                 feature, variant, {"kind": "refresh"}, trigger="refresh", force=True, max_error_ratio=1.0
             )
@@ -110,9 +90,11 @@ class Keeper:
         assert isinstance(variant.spec, PrecomputedVariant)
         assert variant.spec.schedule
         overlap = "queue" if variant.spec.schedule.overlap == "queue" else "refuse"
-        new = new_run(feature, variant, {"kind": "source"}, trigger="schedule", idempotency_key=key)
         try:
-            run_id, created = await self._runs.start(new, overlap=overlap)
+            with span(f"schedule {feature.name}", "producer", {"trivium.variant": variant.name}) as started:
+                new = new_run(feature, variant, {"kind": "source"}, trigger="schedule", idempotency_key=key)
+                run_id, created = await self._runs.start(new, overlap=overlap)
+                started.set({"trivium.run_id": run_id, "trivium.created": created})
         except Conflict as error:
             log.warning("scheduled_run_skipped", feature=feature.name, due=due.isoformat(), why=error.detail)
         else:

@@ -4,9 +4,10 @@ from pydantic import Field, SecretStr
 
 from trivium.flag_admin import FlagAdminSettings
 from trivium.llm.settings import BackendSettings
+from trivium.retention.settings import RetentionSettings
 
 
-class WorkerSettings(FlagAdminSettings, BackendSettings):
+class WorkerSettings(FlagAdminSettings, BackendSettings, RetentionSettings):
     """Everything that the worker reads from the environment."""
 
     worker_slots: int = Field(2, ge=1, le=64, description="Chunks that are worked on at once.")

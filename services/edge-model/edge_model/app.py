@@ -11,12 +11,14 @@ from typing import Any
 import structlog
 from fastapi import Depends, FastAPI, Request, Response
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.types import Receive, Scope, Send
 
 from edge_model.artefacts import Source
 from edge_model.batching import Runner
 from edge_model.cpus import granted_cpus
-from edge_model.doors.endpoints import describe_infer, health, models
+from edge_model.doors.docs import describe_infer
+from edge_model.doors.endpoints import health, models
 from edge_model.doors.grpc import serve_grpc
 from edge_model.doors.rest import RestDoor, as_response
 from edge_model.inference import Core
@@ -24,9 +26,9 @@ from edge_model.inputs import Limits
 from edge_model.registry import Registry
 from edge_model.settings import EdgeSettings
 from edge_model.state import EdgeState
-from trivium.errors import TriviumError
+from trivium.errors import TooLarge, TriviumError
 from trivium.telemetry import run_in_background
-from trivium.web import add_documents, add_metrics, add_middleware, service_key_guard
+from trivium.web import BodyLimit, add_documents, add_metrics, add_middleware, problem, service_key_guard
 
 log = structlog.get_logger()
 HELPER_THREADS = 1
@@ -65,9 +67,9 @@ def create_app(settings: EdgeSettings | None = None) -> FastAPI:
     app.include_router(health())
     add_metrics(app, guard)
     add_documents(app, guard)
-    add_middleware(app, chosen)
+    add_middleware(app, chosen, inner=Middleware(BodyLimit, chosen.max_body_bytes, _too_large))
     _answer_errors(app)
-    describe_infer(app)
+    describe_infer(app, ["/v2/health/live", "/v2/health/ready"])
     key = chosen.service_key.get_secret_value()
     app.door = RestDoor(check_key, key, chosen.max_body_bytes)
     return app
@@ -115,6 +117,12 @@ def _answer_errors(app: FastAPI) -> None:
     """The protocol's own shape, `{"error": …}`, under `/v2`; ours elsewhere."""
     for kind in (TriviumError, HTTPException, Exception):
         app.add_exception_handler(kind, _by_path(app.exception_handlers[kind]))
+
+
+def _too_large(request: Request, error: TooLarge) -> Response:
+    if request.url.path.startswith("/v2"):
+        return as_response(request, error)
+    return problem(request, error.status, error.code, error.title, error.detail)
 
 
 def _by_path(elsewhere: Any) -> Callable[[Request, Exception], Awaitable[Response]]:

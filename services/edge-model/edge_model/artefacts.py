@@ -25,11 +25,12 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Artefact:
-    """A version's card and the bytes of its files, which have the checksums on the card."""
+    """A version's card, also as it was written, and its files, which have the checksums on the card."""
 
     where: str
     card: Card
     files: dict[str, bytes]
+    written: bytes = b""
 
 
 class Source:
@@ -68,13 +69,14 @@ class Source:
         files, root = self._open()
         folder = f"{root}/{found.name}/{found.version}"
         try:
-            card = Card.model_validate_json(_bytes_of(files, f"{folder}/model.json"))
+            written = _bytes_of(files, f"{folder}/model.json")
+            card = Card.model_validate_json(written)
         except ValidationError as error:
             faults = "; ".join(f"{'.'.join(map(str, f['loc']))}: {f['msg']}" for f in error.errors())
             raise ConfigurationError(f"{folder}/model.json: {faults}") from error
         if (card.name, card.version) != (found.name, found.version):
             raise ConfigurationError(f"{folder}: the card says {card.name}/{card.version}")
-        return Artefact(folder, card, {name: _read(files, folder, name, card) for name in ARTEFACTS})
+        return Artefact(folder, card, {n: _read(files, folder, n, card) for n in ARTEFACTS}, written)
 
     def _open(self) -> tuple[Any, str]:
         files, root = fsspec.core.url_to_fs(self.url)

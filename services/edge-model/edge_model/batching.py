@@ -15,6 +15,7 @@ from edge_model.line import Batch, Line, Piece
 from edge_model.runtime import Model, Outputs, Row
 from trivium.errors import Overloaded, ProviderError, StepTimeout, TriviumError
 from trivium.metrics import EDGE_SLOTS, EDGE_WAIT, QUEUE_DEPTH
+from trivium.tracing import current
 
 T = TypeVar("T")
 BEAT_S = 0.5
@@ -140,8 +141,9 @@ class Runner:
 
     async def _turn(self, piece: Piece) -> Outputs:
         piece.answer = self._loop.create_future()
+        came = time.monotonic()
         with self._changed:
-            self._line.offer(piece, time.monotonic())
+            self._line.offer(piece, came)
             (self._parts_changed if piece.is_part else self._changed).notify()
         timer = self._loop.call_later(piece.deadline - time.monotonic(), _expire, piece)
         try:
@@ -150,6 +152,10 @@ class Runner:
             timer.cancel()
             with self._changed:
                 self._line.discard(piece)
+        if (span := current()).recording and not piece.is_part:
+            waited_ms = (piece.began - came) * 1000
+            ran_ms = (time.monotonic() - piece.began) * 1000
+            span.set({"trivium.edge.wait_ms": waited_ms, "trivium.edge.run_ms": ran_ms})
         return outputs
 
     def _work(self, slot: int) -> None:
@@ -171,6 +177,8 @@ class Runner:
             if errand:
                 errand()
             if batch:
+                for piece in batch.pieces:
+                    piece.began = now
                 self._tell(batch.pieces, self._outputs(batch))
 
     def _work_on_parts(self, number: int) -> None:

@@ -27,7 +27,8 @@ QUIET_S = 1.0
 class Piece:
     """Rows that run together: a request, or (`is_part`) a part of a large one.
 
-    `deadline` is in seconds on the clock of `now` below; `answer` is whatever the caller waits on.
+    `deadline` is in seconds on the clock of `now` below, as is `began`, when a slot took it; `answer` is
+    whatever the caller waits on.
     """
 
     model: Model
@@ -35,6 +36,7 @@ class Piece:
     deadline: float
     is_part: bool = False
     answer: Any = None
+    began: float = 0.0
     width: int = field(init=False)
     cost_ms: float = field(init=False)
 

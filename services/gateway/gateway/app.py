@@ -26,7 +26,9 @@ from trivium.features import load_catalogue
 from trivium.flag_admin import make_flag_admin
 from trivium.flag_client import UnleashFlags
 from trivium.llm.prices import Tariff
+from trivium.methods import name_all_methods
 from trivium.metrics import BREAKER_STATE, TASKS
+from trivium.openapi import describe
 from trivium.patterns.routes import RouteTable
 from trivium.patterns.steps import make_backends
 from trivium.precompute.importing import Importer
@@ -51,6 +53,7 @@ from trivium.store.redis_guard import RedisGuard
 from trivium.store.refresher import Refresher
 from trivium.store.results import ResultRepository
 from trivium.store.runs import RunRepository
+from trivium.store.schema import check_schema
 from trivium.store.shadows import ShadowRepository
 from trivium.telemetry import run_in_background
 from trivium.web import add_documents, add_metrics, add_middleware, service_key_guard
@@ -97,6 +100,8 @@ def create_app(settings: GatewaySettings | None = None) -> FastAPI:
     streamed = re.compile(r"/v1/(features/[^/]+/precompute|chat/completions)")
     short_cut = Middleware(ShortCut, path="/v1/chat/completions", endpoint=chat.chat_completions)
     add_middleware(app, chosen, streamed, short_cut)
+    name_all_methods(app)
+    describe(app)
     return app
 
 
@@ -107,6 +112,7 @@ async def _build(settings: GatewaySettings, stack: AsyncExitStack) -> GatewaySta
     check_promoted(catalogue, settings.environment)
     database = Database(settings.resolved_database_url)
     stack.push_async_callback(database.close)
+    await check_schema(database)
     session = await stack.enter_async_context(
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30))
     )

@@ -8,9 +8,19 @@ from trivium.domain.inference import Arm, Attempt, Inference, ServedBy
 from trivium.domain.recording import Keeping
 from trivium.domain.route import PREFIX
 from trivium.llm.prices import Tariff
-from trivium.metrics import ATTEMPTS, CASCADE_SAVED_USD, CASCADES, FALLBACKS, INFERENCE_LATENCY, INFERENCES
+from trivium.metrics import (
+    ATTEMPTS,
+    CASCADE_SAVED_USD,
+    CASCADES,
+    CONFIDENCE,
+    FALLBACKS,
+    INFERENCE_LATENCY,
+    INFERENCES,
+    STALE_ANSWERS,
+)
 from trivium.patterns.steps import price
 from trivium.store.recorder import Recorder
+from trivium.tracing import Attributes, Span
 
 log = structlog.get_logger()
 
@@ -28,11 +38,40 @@ class Books:
         for attempt in attempts:
             price(feature, attempt, self.tariff)
 
-    def enter(self, made: Inference, keeping: Keeping) -> None:
-        """Records an inference whose attempts are priced, and counts it."""
+    def enter(self, made: Inference, keeping: Keeping, span: Span) -> None:
+        """Records an inference whose attempts are priced, counts it, and tells its span what it was."""
+        if span.recording:
+            span.set(_told(made))
+            if made.status == "left":
+                span.fail(made.status)
+            elif made.status == "failed":
+                span.fail(made.fallback_reason or made.status)
         self.recorder.record(made, keeping)
         self.cascades.note(made)
         _count(made)
+
+
+def _told(made: Inference) -> Attributes:
+    by = made.served_by
+    return {
+        "trivium.inference_id": made.id,
+        "trivium.feature": made.feature,
+        "trivium.arm": made.arm.value,
+        "trivium.status": made.status,
+        "trivium.step": by.step,
+        "trivium.pattern": by.pattern,
+        "trivium.variant": by.variant,
+        "trivium.version": by.version,
+        "trivium.model": by.model,
+        "trivium.degraded": made.degraded,
+        "trivium.fallback_reason": made.fallback_reason,
+        "trivium.handed_on_from": made.handed_on_from,
+        "trivium.cached": made.cached,
+        "trivium.stale_reason": made.answer.stale_reason,
+        "trivium.confidence": made.answer.confidence,
+        "trivium.cost_usd": made.cost_usd,
+        "trivium.deadline_ms": made.deadline_ms,
+    }
 
 
 def _count(made: Inference) -> None:
@@ -43,6 +82,10 @@ def _count(made: Inference) -> None:
     labels = (made.feature, by.variant or by.step, by.pattern, outcome)
     INFERENCES.labels(*labels).inc()
     INFERENCE_LATENCY.labels(*labels).observe(made.latency_ms / 1000)
+    if by.variant and made.answer.confidence is not None:
+        CONFIDENCE.labels(made.feature, by.variant).observe(made.answer.confidence)
+    if by.variant and made.answer.stale_reason:
+        STALE_ANSWERS.labels(made.feature, by.variant, made.answer.stale_reason).inc()
     for attempt in made.attempts:
         tried = attempt.served_by
         name = tried.variant or tried.step

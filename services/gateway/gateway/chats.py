@@ -23,6 +23,7 @@ from trivium.patterns.routes import LiveRoute, RouteTable
 from trivium.store.cache import ResponseCache
 from trivium.store.keys import Key
 from trivium.telemetry import new_id
+from trivium.tracing import span
 
 NOBODY = ServedBy("none", "api")
 WHOLE = frozenset({"stop", "tool_calls"})
@@ -109,6 +110,7 @@ class Chats:
         Raises:
             StepError: none could; the books say so.
         """
+        exchange.walk.span = span(f"inference {exchange.route.name}")
         if kept := await self._kept(exchange):
             return kept
         try:
@@ -144,6 +146,7 @@ class Chats:
 
     async def stream(self, exchange: Exchange) -> AsyncGenerator[Chunk, None]:
         """The answer in pieces; raises StepError, before the first piece or after any."""
+        exchange.walk.span = span(f"inference {exchange.route.name}")
         rescued = RescuedStream(exchange.walk, exchange.steps, exchange.route.spec.on_broken_stream)
         said: list[Chunk] = []
         keeps = exchange.route.spec.payload in ("full", "sampled")
@@ -222,14 +225,17 @@ class Chats:
             status=status,
             cached=cached,
         )
-        self._books.enter(made, route.keeping)
+        with exchange.walk.span as whole:
+            self._books.enter(made, route.keeping, whole)
         exchange.made = made
 
 
 def _estimate(body: Json) -> Usage:
     """The tokens that a request may cost, rather too many than too few."""
-    most = body.get("max_completion_tokens") or body.get("max_tokens") or DEFAULT_OUTPUT
-    return estimated(len(orjson.dumps(body["messages"])), most if isinstance(most, int) else DEFAULT_OUTPUT)
+    most = body.get("max_completion_tokens") or body.get("max_tokens")
+    # A negative one would be credited.
+    each = most if isinstance(most, int) and most > 0 else DEFAULT_OUTPUT
+    return estimated(len(orjson.dumps(body["messages"])), each * int(body.get("n") or 1))
 
 
 def _accept(_: Completion) -> None:

@@ -11,9 +11,9 @@ from gateway.visit import Visit
 from trivium.domain.breaker import Breakers
 from trivium.domain.fallback import ChainResult, Conduct, Deadline, drawn, run_chain
 from trivium.domain.inference import GENERATING_S, Arm, Inference, Question, Subject
-from trivium.domain.manifest import PrecomputedVariant
 from trivium.domain.precompute import Judged, RefreshReason
 from trivium.domain.rollout import Flags, choose_arm, choose_variant
+from trivium.domain.variants import PrecomputedVariant
 from trivium.errors import FieldFault, InvalidRequest, NotFound, SchemaViolation
 from trivium.features import Catalogue, Feature, LoadedVariant
 from trivium.metrics import FLAG_EVALUATIONS
@@ -25,6 +25,7 @@ from trivium.store.inferences import Row
 from trivium.store.keys import Key
 from trivium.store.refresher import Refresher
 from trivium.store.results import Refresh, StoredResult
+from trivium.tracing import Span, span
 
 # Why a stored result was not served, and what is wished for that. What does not fit the manifest's schema
 # was stored before that was changed.
@@ -92,22 +93,28 @@ class Serving:
         feature = self.catalogue.get(feature_name)
         manifest = feature.manifest
         feature.check_input(question.input)
-        stored = isinstance(manifest.variants[manifest.serve], PrecomputedVariant)
-        _check_mode(stored, question, wait)
+        _check_mode(_is_stored(feature), question, wait)
         arm = self._arm(manifest.rollout.flag, subject)
         await self._purse.enter(key)
         visit = Visit(feature, question, subject, key, arm, deadline_ms or manifest.deadline_ms)
+        with span(f"inference {feature.name}") as whole:
+            made = await self._made(visit, whole, wait=wait, fresh=fresh)
+            self._shadows.offer(feature, made)
+        return made
+
+    async def _made(self, visit: Visit, whole: Span, *, wait: bool, fresh: bool) -> Inference:
+        """The answer to a visit, entered into the books; so is that there is none."""
+        feature = visit.feature
         try:
             result = (None if fresh else await self._kept(visit)) or await self._answer(visit, wait)
         except BaseException as error:
             status: Literal["left", "failed"] = "left" if isinstance(error, CancelledError) else "failed"
-            self._books.enter(visit.unanswered(status), feature.keeping)
+            self._books.enter(visit.unanswered(status), feature.keeping, whole)
             raise
         made = visit.answered(result)
-        if stored and arm is Arm.TREATMENT:
+        if _is_stored(feature) and visit.arm is Arm.TREATMENT:
             self._wish(feature, made)
-        self._books.enter(made, feature.keeping)
-        self._shadows.offer(feature, made)
+        self._books.enter(made, feature.keeping, whole)
         return made
 
     async def _kept(self, visit: Visit) -> ChainResult | None:
@@ -242,6 +249,11 @@ class Serving:
         arm = choose_arm(self._flags.is_enabled(flag, subject.id, subject.properties))
         FLAG_EVALUATIONS.labels(flag, arm.value).inc()
         return arm
+
+
+def _is_stored(feature: Feature) -> bool:
+    """Whether what is served is a stored result."""
+    return isinstance(feature.manifest.variants[feature.manifest.serve], PrecomputedVariant)
 
 
 def _check_mode(stored: bool, question: Question, wait: bool) -> None:

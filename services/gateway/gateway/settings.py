@@ -18,7 +18,4 @@ class GatewaySettings(FlagAdminSettings, BackendSettings):
     upload_max_bytes: int = Field(
         1_073_741_824, ge=1024, description="Largest JSONL body of a run, unpacked."
     )
-    source_urls: list[str] = Field(
-        [], description="Beginnings of the URLs that a run may be started from over HTTP, as JSON: [URL, …]."
-    )
     upload_line_bytes: int = Field(1_048_576, ge=1024, description="Longest line of such a body.")

@@ -22,6 +22,7 @@ from trivium.metrics import SHADOW_ANSWERS
 from trivium.patterns.steps import Backends, FeatureStep, alone
 from trivium.store.keys import Key
 from trivium.telemetry import new_id
+from trivium.tracing import apart
 
 log = structlog.get_logger()
 NOBODYS = Key("", "shadow", frozenset(), None)
@@ -78,15 +79,22 @@ class Shadows:
                 await task
 
     async def _ask(self, feature: Feature, shadow: Shadow, made: Inference) -> None:
+        with apart(f"shadow {feature.name}") as span:
+            span.set({"trivium.feature": feature.name, "trivium.inference_id": made.id})
+            span.set({"trivium.variant": shadow.variant})
+            started = time.monotonic()
+            result = await self._asked(feature, shadow, made)
+            self._enter(feature, shadow, made, result, (time.monotonic() - started) * 1000)
+
+    async def _asked(self, feature: Feature, shadow: Shadow, made: Inference) -> ChainResult:
         question = replace(made.question, listener=None)
         variant = feature.variants[shadow.variant]
         name = SHADOW + feature.name
         estimate = partial(estimate_of, variant, question)
         spending = self._purse.spending(name, shadow.monthly_usd, NOBODYS, estimate)
         attempts: list[Attempt] = []
-        started = time.monotonic()
         try:
-            result = await run_chain(
+            return await run_chain(
                 drawn(self._steps[feature.name]),
                 question,
                 Deadline.after_ms(feature.manifest.deadline_ms),
@@ -98,7 +106,6 @@ class Shadows:
         finally:
             self._books.price(name, attempts)
             spending.settle(attempts)
-        self._enter(feature, shadow, made, result, (time.monotonic() - started) * 1000)
 
     def _enter(
         self, feature: Feature, shadow: Shadow, made: Inference, result: ChainResult, latency_ms: float

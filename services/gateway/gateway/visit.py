@@ -9,7 +9,7 @@ import orjson
 from gateway.purse import estimated
 from trivium.domain.fallback import ChainResult
 from trivium.domain.inference import Arm, Attempt, Inference, Question, ServedBy, StepAnswer, Subject, Usage
-from trivium.domain.manifest import ApiVariant
+from trivium.domain.variants import ApiVariant
 from trivium.features import Feature, LoadedVariant
 from trivium.store.cache import ResponseCache
 from trivium.store.keys import Key

@@ -6,10 +6,10 @@ import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from trivium.cli.evaluate import opened, show_comparison, variant_of
+from trivium.cli.screen import Console
 from trivium.features import Feature, find_feature
 from trivium.llm.settings import BackendSettings
 

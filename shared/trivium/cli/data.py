@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from trivium.datasets import Record, read_records
-from trivium.domain.manifest import EdgeVariant, PrecomputedVariant
+from trivium.domain.variants import EdgeVariant, PrecomputedVariant
 from trivium.errors import DatasetError
 from trivium.features import Feature, find_feature
 from trivium.settings import StoreSettings

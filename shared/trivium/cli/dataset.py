@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from trivium.cli.screen import Console
 from trivium.cli.train import model_of
-from trivium.domain.manifest import EdgeVariant
+from trivium.domain.variants import EdgeVariant
 from trivium.features import Feature, find_feature
 from trivium.settings import StoreSettings
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Column, Table
 
+from trivium.cli.screen import Console
 from trivium.errors import TriviumError
 from trivium.features import Feature, find_feature
 from trivium.settings import StoreSettings

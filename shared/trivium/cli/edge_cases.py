@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from trivium.cli.screen import Console
 from trivium.errors import StepError
 from trivium.features import Feature, find_feature
 from trivium.settings import StoreSettings
@@ -115,7 +116,7 @@ def _show(about: dict[str, Any], found: "list[EdgeCase]") -> None:
     for place, one in enumerate(found, start=1):
         rate = f"{one.rate.value:.0%} ({one.rate.low:.0%} to {one.rate.high:.0%}), n {one.known}"
         counts = (f"{one.frequency:,}", f"{one.subjects:,}", rate, f"{one.impact:,.0f}")
-        table.add_row(str(place), one.name, *counts, one.correction or "")
+        table.add_row(str(place), escape(one.name), *counts, escape(one.correction or ""))
     console.print(table)
     for place, one in enumerate(found, start=1):
         for example in one.examples:

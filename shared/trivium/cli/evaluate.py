@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from trivium.cli.screen import Console
 from trivium.errors import NotFound
 from trivium.features import Feature, find_feature
 from trivium.llm.settings import BackendSettings

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.progress import Progress
 
 from trivium.cli.evaluate import opened
+from trivium.cli.screen import Console
 from trivium.errors import ConfigurationError
 from trivium.features import find_feature
 from trivium.llm.settings import BackendSettings

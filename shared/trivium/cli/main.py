@@ -4,7 +4,6 @@ import json
 
 import typer
 from pydantic import ValidationError
-from rich.console import Console
 
 from trivium.cli import (
     compare,
@@ -23,12 +22,15 @@ from trivium.cli import (
     results,
     review,
     rollout,
+    smoke,
     status,
     train,
     up,
     variant,
 )
-from trivium.domain.manifest import ApiVariant, manifest_schema
+from trivium.cli.screen import Console
+from trivium.domain.manifest import manifest_schema
+from trivium.domain.variants import ApiVariant
 from trivium.errors import TriviumError
 from trivium.promotions import unpromoted
 from trivium.settings import Settings
@@ -52,6 +54,7 @@ app.add_typer(variant.app, name="variant")
 app.add_typer(judge.app, name="judge")
 app.command("rollout")(rollout.rollout)
 app.command("drift")(drift.drift)
+app.command("smoke")(smoke.smoke)
 app.command("status")(status.status)
 app.command("train")(train.train)
 app.command("load")(load.load)

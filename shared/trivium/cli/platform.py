@@ -20,7 +20,7 @@ from rich.console import Console
 
 from trivium.cli.precompute import told, watch
 from trivium.cli.processes import Child, Part, ProcessFile
-from trivium.domain.manifest import PrecomputedVariant
+from trivium.domain.variants import PrecomputedVariant
 from trivium.errors import ConfigurationError, Unauthenticated
 from trivium.features import Catalogue, Feature, LoadedVariant, file_source, load_catalogue
 from trivium.flags import FlagSettings

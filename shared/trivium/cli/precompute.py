@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console as AnyConsole
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from trivium.cli.screen import Console
 from trivium.errors import ConfigurationError, InvalidRequest, Unavailable
 from trivium.features import find_feature
 from trivium.settings import StoreSettings
@@ -53,7 +55,7 @@ def precompute(
     asyncio.run(_start_and_watch(settings, new, "queue" if queue else "refuse", wait))
 
 
-async def watch(database: "Database", run_id: str, title: str, console: Console) -> "RunProgress":
+async def watch(database: "Database", run_id: str, title: str, console: AnyConsole) -> "RunProgress":
     """Shows a run's progress until it ends, and returns it.
 
     Raises:
@@ -98,7 +100,8 @@ async def _start_and_watch(settings: StoreSettings, new: "NewRun", overlap: str,
             return
         ended = await watch(database, run_id, f"{new.feature} {new.variant}", console)
         for bad in ended.line_errors:
-            console.print(f"[red]line {bad['line']}[/]: {bad['message']}", highlight=False)
+            where, why = escape(str(bad["line"])), escape(bad["message"])
+            console.print(f"[red]line {where}[/]: {why}", highlight=False)
         console.print(f"[green]{ended.state}[/] {new.feature} {new.variant}: {told(ended)}")
         if ended.state == "done_with_errors":
             raise typer.Exit(1)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trivium.domain.manifest import ApiVariant
+from trivium.domain.variants import ApiVariant
 from trivium.errors import InvalidRequest, NotFound
 from trivium.features import Feature, LoadedVariant, find_feature, load_catalogue
 from trivium.settings import Settings

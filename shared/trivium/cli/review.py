@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 
 from trivium.cli.review_display import show, text
+from trivium.cli.screen import Console
 from trivium.errors import SchemaViolation
 from trivium.features import Feature, find_feature
 from trivium.settings import StoreSettings

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from trivium.domain.manifest import EdgeVariant
+from trivium.domain.variants import EdgeVariant
 from trivium.errors import ConfigurationError
 from trivium.features import Feature, find_feature
 from trivium.settings import Settings

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from trivium.domain.corrections import Opinion, Tally, tally
 from trivium.domain.feedback import WITH_VALUE, Kind
 from trivium.domain.inference import Arm
-from trivium.domain.manifest import EdgeVariant
 from trivium.domain.recording import is_redacted
 from trivium.domain.sameness import input_hash
+from trivium.domain.variants import EdgeVariant
 from trivium.errors import InvalidInput, SchemaViolation
 from trivium.features import Feature
 from trivium.store.corrections import CorrectionRepository, JudgedAnswer, Said

@@ -8,8 +8,8 @@ from typing import Any
 
 from trivium.corrections.evidence import LABEL
 from trivium.datasets import read_records
-from trivium.domain.manifest import EdgeVariant
 from trivium.domain.sameness import input_hash
+from trivium.domain.variants import EdgeVariant
 from trivium.errors import ConfigurationError, DatasetError, InvalidInput
 from trivium.features import Feature
 

@@ -16,6 +16,7 @@ import orjson
 from trivium.domain.breaker import Admission, Breaker, Breakers, Clock
 from trivium.domain.inference import Attempt, Question, ServedBy, StepAnswer, Usage
 from trivium.errors import BreakerOpen, ContextOverflow, SchemaViolation, StepError, StepTimeout
+from trivium.tracing import NO_SPAN, Span, current
 from trivium.waiting import TookTooLong, at_most
 
 STATIC: Literal["static"] = "static"
@@ -110,6 +111,7 @@ class Try:
     attempts: list[Attempt]
     clock: Clock
     started: float
+    span: Span = NO_SPAN
 
     def ok(self, usage: Usage | None) -> None:
         """The target answered."""
@@ -132,6 +134,11 @@ class Try:
     def _note(self, outcome: str, error: StepError | None, usage: Usage | None) -> Attempt:
         noted = attempt_of(self.step, outcome, self.clock() - self.started, error, usage)
         self.attempts.append(noted)
+        if self.span.recording:
+            self.span.set({"trivium.outcome": outcome})
+            if outcome != "ok":
+                self.span.fail(outcome)
+            self.span.end()
         return noted
 
 
@@ -146,6 +153,8 @@ class Walk(Generic[Q, A]):
     """Raises SchemaViolation for an answer that does not fit."""
     conduct: Conduct = CHAIN
     attempts: list[Attempt] = field(default_factory=list)
+    span: Span = field(default_factory=current)
+    """Whose the attempts' spans are."""
 
     async def begin(self, step: Step[Q, A], budget: Deadline) -> Try:
         """Leave to ask a step now.
@@ -168,11 +177,16 @@ class Walk(Generic[Q, A]):
                 breaker.forget(admission)
                 raise
         clock = budget.clock
-        return Try(step, breaker, admission, telling, self.attempts, clock, clock())
+        span = self.span.attempt(step.target)
+        if span.recording:
+            span.set(_told_of(step))
+        return Try(step, breaker, admission, telling, self.attempts, clock, clock(), span)
 
     def passed_over(self, step: Step[Q, A], error: StepError) -> StepError:
         """Notes that a step was not asked, and why."""
         self.attempts.append(attempt_of(step, error.code, 0.0, error, None))
+        if self.span.recording:
+            self.span.event("trivium.passed_over", {**_told_of(step), "trivium.outcome": error.code})
         return error
 
     def pause_after(
@@ -248,8 +262,9 @@ class Walk(Generic[Q, A]):
     async def _once(self, one: Try, ask: Callable[[Q, float], Awaitable[A]], left_s: float) -> A | StepError:
         answer: A | None = None
         try:
-            async with one.step.gate(left_s) if one.step.gate else nullcontext():
-                answer = await at_most(left_s, ask(self.question, left_s))
+            with one.span.here():
+                async with one.step.gate(left_s) if one.step.gate else nullcontext():
+                    answer = await at_most(left_s, ask(self.question, left_s))
             self.accept(answer)
         except StepError as error:
             failure = error
@@ -380,3 +395,15 @@ def attempt_of(
         detail=error.detail if error else None,
         usage=usage,
     )
+
+
+def _told_of(step: Step[Any, Any]) -> dict[str, str | None]:
+    """What a span says of a step."""
+    by = step.served_by
+    return {
+        "trivium.step": by.step,
+        "trivium.pattern": by.pattern,
+        "trivium.variant": by.variant,
+        "trivium.version": by.version,
+        "trivium.target": step.target,
+    }

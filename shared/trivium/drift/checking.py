@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from trivium.domain.drift import DriftReport, Observation
-from trivium.domain.manifest import EdgeVariant, PrecomputedVariant
 from trivium.drift.columns import Profile, Vectors, packed, unpacked
 from trivium.drift.profiles import Embedded, profile_of, to_embed
 from trivium.edge import EdgeClient
@@ -38,18 +37,6 @@ def served_by(feature: Feature) -> Served:
     """The version that a feature serves."""
     variant = feature.variants[feature.manifest.serve]
     return Served(feature.name, variant.name, variant.version)
-
-
-def embedding_model(feature: Feature) -> str | None:
-    """The edge model among a feature's variants, the served one's first; None if none has one."""
-    names = sorted(feature.variants, key=lambda name: name != feature.manifest.serve)
-    for name in names:
-        spec = feature.variants[name].spec
-        if isinstance(spec, EdgeVariant):
-            return spec.model
-        if isinstance(spec, PrecomputedVariant) and spec.compute.neighbours:
-            return spec.compute.neighbours.model
-    return None
 
 
 class DriftCheck:
@@ -97,7 +84,7 @@ class DriftCheck:
         Raises:
             StepError: the edge model did not embed. Unavailable: the database is away.
         """
-        model = await self._resolved(embedding_model(feature))
+        model = await self._resolved(feature.manifest.embedding_model)
         embedded = await self._embedded(feature, observations, model)
         profile = await asyncio.to_thread(profile_of, feature, observations, embedded, model or "")
         until = observations[-1].at if dated else None

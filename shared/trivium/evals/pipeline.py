@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from trivium.domain.breaker import Breaker, Breakers
 from trivium.domain.fallback import Deadline, drawn, run_chain, static_step
 from trivium.domain.inference import Attempt, Question
-from trivium.domain.manifest import EdgeVariant
+from trivium.domain.variants import EdgeVariant
 from trivium.errors import AccessDenied, ConfigurationError, ConnectionFailed, NotFound, RequestRefused
 from trivium.evals.cases import Answered, Asked
 from trivium.features import Feature

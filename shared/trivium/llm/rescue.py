@@ -89,7 +89,7 @@ class RescuedStream:
         usage: Usage | None = None
         try:
             async with step.gate(budget.left_s()) if step.gate else nullcontext():
-                async with aclosing(self._asked(step, budget)) as chunks:
+                async with aclosing(self._asked(one, step, budget)) as chunks:
                     passing = _Passing(self, step)
                     async for chunk in chunks:
                         usage = chunk.usage or usage
@@ -107,7 +107,7 @@ class RescuedStream:
         self.usage = usage
         one.ok(usage)
 
-    def _asked(self, step: ChatStep, budget: Deadline) -> AsyncGenerator[Chunk, None]:
+    def _asked(self, one: Try, step: ChatStep, budget: Deadline) -> AsyncGenerator[Chunk, None]:
         own = step.limits
         limits = replace(
             own,
@@ -115,7 +115,8 @@ class RescuedStream:
             first_token_s=min(own.first_token_s, budget.left_s()),
         )
         assert step.stream
-        return step.stream(self._question(step), limits)
+        with one.span.here():
+            return step.stream(self._question(step), limits)
 
     def _question(self, step: ChatStep) -> Chat:
         chat = self.walk.question

@@ -61,3 +61,9 @@ class ProviderSettings(Settings):
 
 class BackendSettings(ProviderSettings, StoreSettings):
     """Everything that the patterns answer from."""
+
+    source_urls: list[str] = Field(
+        [],
+        description="URLs and folders below which the sources of runs may lie, those of manifests and those "
+        "that a run is started with over HTTP, as JSON: [URL, …].",
+    )

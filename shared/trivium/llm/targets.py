@@ -15,6 +15,7 @@ from trivium.llm.keyring import KeyRing
 from trivium.llm.openai import OpenAIProvider
 from trivium.llm.provider import Provider
 from trivium.llm.settings import ProviderSettings
+from trivium.llm.traced import traced
 
 _MAKERS: dict[str, Callable[..., Provider]] = {
     "openai": OpenAIProvider,
@@ -84,7 +85,7 @@ class ProviderMaker:
 
     def _make(self, vendor: str, base_url: str, keys: Sequence[str]) -> Provider:
         ring = self._rings.setdefault((vendor, base_url, *keys), KeyRing(keys))
-        return _MAKERS[vendor](vendor, base_url, ring, self._session)
+        return traced(_MAKERS[vendor](vendor, base_url, ring, self._session), base_url)
 
 
 def read_keys(path: Path) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import aiohttp
 import orjson
+from yarl import URL
 
 from trivium.domain.inference import Usage
 from trivium.errors import (
@@ -35,6 +36,7 @@ TRAILING_S = 1.0
 _MAX_TOKENS = 2**31 - 1
 _CONNECT_S = 2.0
 _RATE_LIMITED_S = 1.0
+_MAX_REDIRECTS = 3
 _MAX_LINE_BYTES = 8 * 2**20
 _MAX_ERROR_BYTES = 65_536
 _LARGE_BYTES = 2**20  # what the client would rather read than copy
@@ -74,7 +76,7 @@ class Wire:
         *,
         redirects: bool = False,
     ) -> None:
-        """`redirects`: only for headers that the client takes off where another host is named."""
+        """`redirects`: a GET may be sent on, without the key where that is to another host."""
         self._name = name
         self._session = session
         self._keys = keys
@@ -207,10 +209,12 @@ class Wire:
                 url,
                 headers=headers,
                 timeout=limits,
-                allow_redirects=self._redirects,
+                allow_redirects=False,
                 data=io.BytesIO(data) if isinstance(data, bytes) and len(data) > _LARGE_BYTES else data,
                 **given,
             )
+            if self._redirects and method == "GET":
+                response = await self._followed(response, headers, limits)
             if 200 <= response.status < 300:
                 return response
             error = await self._refusal(response)
@@ -223,6 +227,20 @@ class Wire:
             if not self._keys.rest(secret, _RATE_LIMITED_S if pause is None else pause, limited_for):
                 raise error
         raise error
+
+    async def _followed(
+        self, response: aiohttp.ClientResponse, headers: dict[str, str], limits: aiohttp.ClientTimeout
+    ) -> aiohttp.ClientResponse:
+        """What stands where the vendor sends us on to; the redirect itself if we don't go there."""
+        for _ in range(_MAX_REDIRECTS):
+            here, there = response.url, _sent_to(response)
+            if there is None:
+                break
+            response.release()
+            sent = headers if there.origin() == here.origin() else {}
+            headers = sent
+            response = await self._session.get(there, headers=sent, timeout=limits, allow_redirects=False)
+        return response
 
     def _key(self, model: str) -> str:
         try:
@@ -313,6 +331,25 @@ def plausible(usage: Usage) -> Usage | None:
         and 0 <= usage.reasoning <= usage.output <= _MAX_TOKENS
     )
     return usage if known else None
+
+
+def _sent_to(response: aiohttp.ClientResponse) -> URL | None:
+    """Where a redirect leads, if that may be gone to: the same host, or one with a name over https."""
+    if response.status not in (301, 302, 303, 307, 308):
+        return None
+    try:
+        there = response.url.join(URL(response.headers.get("Location", "")))
+        if there.user or there.origin() == response.url.origin():
+            return None if there.user else there
+    except ValueError:
+        return None
+    return there if there.scheme == "https" and "." in (there.host or "") and not _is_address(there) else None
+
+
+def _is_address(url: URL) -> bool:
+    """Whether the host is a number, in any of the ways that one can be written."""
+    last = (url.host or "").rstrip(".").rpartition(".")[2]
+    return ":" in (url.host or "") or last[:1].isdigit()
 
 
 async def _beginning(response: aiohttp.ClientResponse) -> bytes:

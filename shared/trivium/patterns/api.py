@@ -6,8 +6,8 @@ from typing import Any
 import orjson
 
 from trivium.domain.inference import Listener, Question, StepAnswer
-from trivium.domain.manifest import ApiVariant
 from trivium.domain.route import Timeouts
+from trivium.domain.variants import ApiVariant
 from trivium.errors import ManifestError, RequestRefused, SchemaViolation
 from trivium.features import LoadedVariant
 from trivium.llm.prompts import Prompt

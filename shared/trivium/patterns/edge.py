@@ -3,7 +3,7 @@
 from typing import Any
 
 from trivium.domain.inference import Question, StepAnswer
-from trivium.domain.manifest import EdgeVariant
+from trivium.domain.variants import EdgeVariant
 from trivium.edge import EdgeClient
 from trivium.errors import LowConfidence, OutOfScope, StepError
 

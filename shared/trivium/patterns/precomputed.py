@@ -4,8 +4,8 @@ import time
 from typing import Any
 
 from trivium.domain.inference import Question, StepAnswer
-from trivium.domain.manifest import PrecomputedVariant
 from trivium.domain.precompute import Judged, stale_reason
+from trivium.domain.variants import PrecomputedVariant
 from trivium.errors import ConnectionFailed, EntityUnknown, ResultMissing, ResultStale, Unavailable
 from trivium.features import Feature, LoadedVariant
 from trivium.store.archive import input_hash

@@ -8,8 +8,8 @@ import structlog
 from trivium.domain.cost import Price
 from trivium.domain.fallback import Step, static_step
 from trivium.domain.inference import Attempt, Question, ServedBy, StepAnswer
-from trivium.domain.manifest import ApiVariant, EdgeVariant, PrecomputedVariant
 from trivium.domain.route import PREFIX
+from trivium.domain.variants import ApiVariant, EdgeVariant, PrecomputedVariant
 from trivium.edge import EdgeClient
 from trivium.errors import (
     BreakerOpen,

@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
-from trivium.domain.manifest import PrecomputedVariant
 from trivium.domain.precompute import COMPUTE, EMBED, Batch
+from trivium.domain.variants import PrecomputedVariant
 from trivium.errors import InvalidRequest
 from trivium.precompute.lease import LeaseLost
 from trivium.precompute.sources import Portion

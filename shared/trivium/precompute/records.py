@@ -5,7 +5,7 @@ from typing import Any
 
 import orjson
 
-from trivium.domain.manifest import PrecomputedVariant
+from trivium.domain.variants import PrecomputedVariant
 from trivium.errors import DatasetError, InvalidInput
 from trivium.features import Feature
 

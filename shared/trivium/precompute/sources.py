@@ -12,18 +12,20 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import IO, Any, AnyStr
 
 import orjson
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from trivium.errors import ConfigurationError, DatasetError, MalformedBody, TooLarge, Unavailable
+from trivium.precompute.allowed import check_inside
 from trivium.precompute.records import Checker, Record
 from trivium.store.archive import ArchiveRepository
 from trivium.store.engine import Database
 
 Place = dict[str, Any]
+MAX_LINE = 16_777_216
 # What is wrong with a file, and will be when it is read again.
 _UNREADABLE = (
     *(FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, ImportError, ValueError),
@@ -62,13 +64,17 @@ async def of_lines(
         yield _closed(portion, number)
 
 
-async def of_url(url: str, checker: Checker, rows: int, start: int = 0) -> AsyncIterator[Portion]:
+async def of_url(
+    url: str, checker: Checker, rows: int, start: int = 0, within: str | None = None
+) -> AsyncIterator[Portion]:
     """Portions of a JSONL or CSV that fsspec opens, unpacked by its ending; read off the event loop.
+
+    With `within`, a file of this machine must lie below that, links followed. Redirects are not followed.
 
     Raises:
         ConfigurationError: it cannot be read. Unavailable: it cannot be reached.
     """
-    reader = _lines_of(url)
+    reader = _lines_of(url, within)
 
     def some() -> list[bytes]:
         try:
@@ -223,13 +229,17 @@ def _closed(portion: Portion, number: int) -> Portion:
     return portion
 
 
-def _lines_of(url: str) -> Iterator[bytes]:
+def _lines_of(url: str, within: str | None) -> Iterator[bytes]:
     import fsspec
 
-    with fsspec.open(url, "rb", compression="infer") as stream:
+    options = _NO_REDIRECTS if url.lower().startswith(("http://", "https://")) else {}
+    opened = fsspec.open(url, "rb", compression="infer", **options)
+    if within is not None and isinstance(opened.fs, fsspec.get_filesystem_class("file")):
+        check_inside(opened.path, within)
+    with opened as stream:
         if url.removesuffix(".gz").endswith(".csv"):
             with io.TextIOWrapper(stream, encoding="utf-8-sig", newline="") as lines:
-                rows, told = csv.DictReader(lines), 0
+                rows, told = csv.DictReader(_bounded(lines)), 0
                 for row in rows:
                     # So many empty ones that lines are numbered as in the file.
                     yield from [b""] * (rows.line_num - told - 1)
@@ -237,7 +247,24 @@ def _lines_of(url: str) -> Iterator[bytes]:
                     # With a cell too many it must not pass for the entity that the others make.
                     yield orjson.dumps(row if None not in row else list(row.values()))
         else:
-            yield from stream
+            with io.BufferedReader(stream) as lines:  # not every file system's file reads a part of a line
+                yield from _bounded(lines)
+
+
+def _bounded(stream: IO[AnyStr]) -> Iterator[AnyStr]:
+    """The lines; a packed file of one endless line must not fill the memory."""
+    while line := stream.readline(MAX_LINE + 1):
+        if len(line) > MAX_LINE:
+            raise ValueError(f"a line is longer than {MAX_LINE} bytes")
+        yield line
+
+
+async def _refuse_redirect(response: Any) -> None:
+    if 300 <= response.status < 400:
+        raise ValueError(f"it answered {response.status}: redirects are not followed")
+
+
+_NO_REDIRECTS = {"allow_redirects": False, "client_kwargs": {"raise_for_status": _refuse_redirect}}
 
 
 def _told(error: SQLAlchemyError) -> str:

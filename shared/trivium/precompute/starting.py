@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from trivium.domain.manifest import PrecomputedVariant
+from trivium.domain.variants import PrecomputedVariant
 from trivium.errors import InvalidRequest, NotFound
 from trivium.features import Feature, LoadedVariant
 from trivium.store.runs import NewRun

@@ -63,6 +63,8 @@ class Claim:
     force: bool
     taken_at: float
     """By the database's clock: what is read after it is at least as new."""
+    traceparent: str | None = None
+    """The span in which the run was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +130,7 @@ class ChunkRepository:
             taken = (await connection.execute(statement)).first()
             if not taken:
                 return None
-            of = select(run.feature, run.variant, run.variant_version, run.source, run.force)
+            of = select(run.feature, run.variant, run.variant_version, run.source, run.force, run.traceparent)
             owner = (await connection.execute(of.where(run.id == taken.run_id))).one()
             return Claim(chunk_id=chunk_id, **taken._mapping, **owner._mapping)
 

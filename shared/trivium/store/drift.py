@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, and_, case, delete, func, select
+from sqlalchemy import Row, and_, case, func, select
 
 from trivium.domain.drift import DriftReport, Observation, report_of
 from trivium.domain.feedback import OVERRIDES, Kind
@@ -18,9 +18,6 @@ PAGE = 2_000
 PAYLOADS = 500
 LOOKED_THROUGH = 100
 """Pages after which an older window is not looked for any more."""
-DAY_S = 86_400
-KEPT_DAYS = 400
-"""Reports are kept so long, and references of versions that are served no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +78,6 @@ class DriftRepository:
 
     async def put_reference(self, served: Served, made: StoredReference) -> None:
         """Stores a version's reference in the place of the one before; raises Unavailable."""
-        of = drift_reference.c
         values = {
             "source": made.source,
             "rows": made.rows,
@@ -91,9 +87,7 @@ class DriftRepository:
         keys = {"feature": served.feature, "variant": served.variant, "version": served.version}
         new = self._database.insert(drift_reference).values(**keys, **values)
         new = new.on_conflict_do_update(index_elements=list(keys), set_=values)
-        old = and_(of.feature == served.feature, of.created_at < made.created_at - KEPT_DAYS * DAY_S)
         async with self._database.transaction() as connection:
-            await connection.execute(delete(drift_reference).where(old))
             await connection.execute(new)
 
     async def add_report(self, report_id: str, report: DriftReport) -> bool:
@@ -111,12 +105,9 @@ class DriftRepository:
             drifted=report.drifted,
             created_at=now,
         )
-        old = and_(of.feature == report.feature, of.created_at < now - KEPT_DAYS * DAY_S)
         async with self._database.transaction() as connection:
             added = await connection.execute(new.on_conflict_do_nothing().returning(of.id))
-            stored = added.first() is not None
-            await connection.execute(delete(drift_report).where(old))
-        return stored
+            return added.first() is not None
 
     async def has_report(self, report_id: str) -> bool:
         """Whether a report stands; raises Unavailable."""

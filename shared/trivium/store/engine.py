@@ -2,7 +2,7 @@
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,8 @@ from typing import Any
 import asyncpg
 from alembic import command
 from alembic.config import Config
+from alembic.script.revision import ResolutionError
+from alembic.util import CommandError
 from sqlalchemy import (
     ColumnElement,
     Double,
@@ -36,7 +38,8 @@ CONNECT_S = 3
 STATEMENT_S = 10
 # Of PostgreSQL: connection exceptions, a lack of connections, memory or disk, an operator's
 # intervention (a server that starts, stops or cancels), a stand-by, a deadlock, a lock timeout.
-AWAY_SQLSTATES = ("08", "53", "57", "25006", "40001", "40P01", "55P03")
+LOCK_TIMEOUT = "55P03"
+AWAY_SQLSTATES = ("08", "53", "57", "25006", "40001", "40P01", LOCK_TIMEOUT)
 # Rows in one INSERT: SQLite allows 32,766 bound values, PostgreSQL's protocol 32,767.
 MAX_BOUND_VALUES = 32_000
 
@@ -205,8 +208,36 @@ async def insert_ignoring(connection: AsyncConnection, statement: Insert, rows: 
 
 
 async def migrate(database: Database) -> None:
-    """Brings the schema to the newest revision."""
-    await asyncio.to_thread(command.upgrade, alembic_config(database.url), "head")
+    """Brings the schema to the newest revision. One of newer code stays: it leaves room for the code before.
+
+    Raises:
+        Unavailable: the database is away, or something holds a table that has to be changed.
+    """
+    try:
+        await run_migrations(database, command.upgrade, "head")
+    except CommandError as error:
+        if not isinstance(error.__cause__, ResolutionError):  # of the revision that the database is at
+            raise
+
+
+async def run_migrations(database: Database, move: Callable[[Config, str], None], to: str) -> None:
+    """Alembic's upgrade or downgrade to a revision; each in a transaction of its own.
+
+    Raises:
+        Unavailable: the database is away, or something holds a table that has to be changed.
+    """
+    try:
+        await asyncio.to_thread(move, alembic_config(database.url), to)
+    except (SQLAlchemyError, *DRIVER_ERRORS, OSError, TimeoutError) as error:
+        if not isinstance(error, OSError | TimeoutError) and not is_away(error):
+            raise
+        cause = getattr(error, "orig", None) or error
+        why = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
+        if getattr(cause, "sqlstate", None) == LOCK_TIMEOUT:
+            why = "another session holds a table that it has to change, and did not let go of it in time"
+        raise Unavailable(
+            f"The schema was not brought to {to}: {why}. Run it again", retry_after_s=5
+        ) from error
 
 
 def alembic_config(url: Any) -> Config:

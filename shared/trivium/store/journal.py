@@ -47,6 +47,11 @@ class Journal:
         """Records in files and in memory."""
         return self.filed + len(self._held)
 
+    @property
+    def fill(self) -> float:
+        """How full its files are, 0 to 1; durable records are taken beyond."""
+        return (self._closed_bytes + self._written) / self.max_bytes
+
     def append(self, record: Record, *, durable: bool = False) -> bool:
         """Appends a record; False if the journal is full, or the disk and what may be held in memory.
 
@@ -105,7 +110,7 @@ class Journal:
     def _own_folder(self) -> Path:
         name = f"{os.getpid()}-{os.urandom(3).hex()}"
         hidden = self.root / f".{name}"
-        hidden.mkdir(parents=True)
+        hidden.mkdir(mode=0o700, parents=True)
         self._lock = os.open(hidden / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         # Under its own name only when it is locked: nobody takes it for an orphan's.

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import structlog
 
 from trivium.errors import BudgetExhausted, LimitReached, Unavailable
-from trivium.metrics import BUDGET_USED, LIMITS_LOCAL
+from trivium.metrics import BUDGET_LIMIT, BUDGET_USED, LIMITS_LOCAL
 from trivium.store.limits_lua import BASE, RESERVE, SETTLE
 from trivium.store.redis_guard import RedisAway, RedisGuard
 from trivium.telemetry import new_id, run_in_background
@@ -142,6 +142,7 @@ class Limits:
         self._waiting: deque[_Settlement] = deque(maxlen=_MAX_WAITING)
         self._wake = asyncio.Event()
         self._months: dict[str, Bucket] = {}
+        self._shown: dict[str, str] = {}
         self._loading: dict[str, asyncio.Lock] = {}
         self._reserve, self._base = redis.script(RESERVE), redis.script(BASE)
         self._tasks: list[asyncio.Task[None]] = []
@@ -250,7 +251,9 @@ class Limits:
         if not answer:
             return
         used = float(answer[0])
+        BUDGET_LIMIT.labels(bucket.name).set(bucket.limit)
         BUDGET_USED.labels(bucket.name).set(used / bucket.limit)
+        self._shown[bucket.name] = bucket.month()
         for percent in answer[1:]:
             log.warning(
                 "budget_alert",
@@ -259,6 +262,12 @@ class Limits:
                 used_usd=round(used, 6),
                 limit_usd=bucket.limit,
             )
+
+    def _turn_over(self, bucket: Bucket) -> None:
+        """Of a new month nothing is used, even if no request says so."""
+        if self._shown.get(bucket.name, bucket.month()) != bucket.month():
+            BUDGET_USED.labels(bucket.name).set(0)
+            del self._shown[bucket.name]
 
     async def _settle_for_ever(self) -> None:
         while True:
@@ -273,6 +282,7 @@ class Limits:
         while True:
             await asyncio.sleep(RECONCILE_S)
             for bucket in list(self._months.values()):
+                self._turn_over(bucket)
                 try:
                     await self.reconcile(bucket)
                 except (Unavailable, TookTooLong, RedisAway) as error:

@@ -15,7 +15,7 @@ from trivium.domain.feedback import Feedback
 from trivium.domain.inference import Attempt, Inference
 from trivium.domain.recording import Keeping
 from trivium.errors import Unavailable
-from trivium.metrics import QUEUE_DEPTH, RECORDS_DROPPED
+from trivium.metrics import JOURNAL_FILL, QUEUE_DEPTH, RECORDS_DROPPED
 from trivium.store.feedback import FeedbackRepository
 from trivium.store.inferences import InferenceRepository, attempt_rows, rows_of
 from trivium.store.journal import Journal, Record, read_segment
@@ -48,6 +48,7 @@ class Recorder:
         self._shadows = shadows
         self._recent: OrderedDict[str, dict[str, Any]] = OrderedDict()
         QUEUE_DEPTH.labels("journal").set_function(lambda: journal.waiting)
+        JOURNAL_FILL.set_function(lambda: journal.fill)
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:

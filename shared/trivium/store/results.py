@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -11,6 +11,7 @@ from sqlalchemy import Select, delete, func, select, text
 from trivium.domain.precompute import RefreshReason
 from trivium.store.engine import Database, insert_ignoring
 from trivium.store.tables import archive_item, precomputed_result, refresh_request
+from trivium.tracing import call, traceparent
 
 PRUNE_ROWS = 5_000
 _SAMPLE = 1_000
@@ -40,13 +41,17 @@ class StoredResult:
 
 @dataclass(frozen=True, slots=True)
 class Refresh:
-    """A wish to compute one entity anew; `record` is its input, where the wish brings a newer one."""
+    """A wish to compute one entity anew; `record` is its input, where the wish brings a newer one.
+
+    `traceparent`: the span in which it was wished for.
+    """
 
     feature: str
     variant: str
     entity_key: str
     reason: RefreshReason
     record: dict[str, Any] | None = None
+    traceparent: str | None = field(default_factory=traceparent, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +69,11 @@ class ResultRepository:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._told = {
+            "db.system.name": "sqlite" if database.is_sqlite else "postgresql",
+            "db.operation.name": "SELECT",
+            "db.collection.name": precomputed_result.name,
+        }
 
     async def find(
         self, feature: str, variant: str, archive: str, entity_keys: Sequence[str]
@@ -82,8 +92,11 @@ class ResultRepository:
             "feature": feature,
             "variant": variant,
         }
-        async with self._database.reading() as connection:
-            rows = (await connection.execute(statement, given)).all()
+        with call("SELECT precomputed_result") as span:
+            async with self._database.reading() as connection:
+                rows = (await connection.execute(statement, given)).all()
+            if span.recording:
+                span.set({**self._told, "db.response.returned_rows": len(rows)})
         found = {
             row[0]: StoredResult(row[0], row[1], orjson.loads(row[2]) if row[2] else None, *row[3:])
             for row in rows
@@ -101,6 +114,7 @@ class ResultRepository:
                 "reason": wish.reason,
                 "record": wish.record,
                 "requested_at": now,
+                "traceparent": wish.traceparent,
             }
             for wish in wishes
         }
@@ -125,6 +139,13 @@ class ResultRepository:
         async with self._database.transaction() as connection:
             rows: list[Any] = list(await connection.execute(statement))
         return {row.entity_key: row.record for row in rows if row.record}
+
+    async def origins(self, run_id: str, limit: int) -> list[str]:
+        """The spans in which a run's refreshes were wished for, some of them, each once."""
+        want = refresh_request.c
+        known = select(want.traceparent).where(want.run_id == run_id, want.traceparent.is_not(None))
+        async with self._database.transaction() as connection:
+            return list((await connection.execute(known.distinct().limit(limit))).scalars())
 
     async def outputs_of(
         self, feature: str, variant: str, version: str, after: str, limit: int

@@ -1,108 +1,123 @@
-"""What may go: payloads after a feature's retention, whole inferences after the ledger's."""
+"""What may go of the ledger: payloads after a feature's retention, whole inferences after the ledger's."""
 
-import time
-from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
-from sqlalchemy import ColumnElement, delete, null, or_, select, update
+from sqlalchemy import null, or_, select
 
-from trivium.store.engine import Database
+from trivium.store.corrections import JUDGING
+from trivium.store.sweeps import Dependent, Sweep
 from trivium.store.tables import attempt, feedback, inference, shadow_answer
 
 DAY_S = 86_400
 LEDGER_DAYS = 62
 """Costs are kept so long at least: a month's budget, and the month before."""
-PORTION = 1_000
 
 
-class RetentionRepository:
-    """Forgets in portions, each a short transaction of its own; nothing is read but ids."""
+def kept_days(retention_days: float) -> float:
+    """How long whole inferences stay."""
+    return max(retention_days, LEDGER_DAYS)
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
-    async def forget(self, name: str, retention_days: float, portion: int = PORTION) -> tuple[int, int]:
-        """Takes away a feature's or a route's payloads, then its inferences with attempts and feedback.
+def payloads(name: str, before: float, spared: frozenset[str] = frozenset(), since: float = 0.0) -> Sweep:
+    """Takes input and output out of a feature's or a route's inferences, and what users said is right.
 
-        Returns how many payloads and how many inferences went; what was cut short goes on the next time.
+    Args:
+        name: of the feature or route.
+        before: the inferences are from before this moment.
+        spared: ids of inferences that keep theirs.
+        since: the inferences are from then on; older ones go as a whole.
+    """
+    own = inference.c
+    return Sweep(
+        "inference_payload",
+        f"payloads of {name} past its retention_days",
+        inference,
+        (own.created_at, own.id),
+        (own.feature == name) & (own.created_at >= since) & (own.created_at < before),
+        or_(own.input.is_not(null()), own.output.is_not(null())),
+        (Dependent(feedback.c.inference_id, {"value": null()}),),
+        {"input": null(), "output": null(), "input_hash": None},
+        spared,
+        (before, ""),
+    )
 
-        Raises:
-            Unavailable: the database is away; portions until then are gone.
-        """
-        now = time.time()
-        kept_days = max(retention_days, LEDGER_DAYS)
-        rows = await self._repeat(self._drop, name, now - kept_days * DAY_S, portion)
-        payloads = 0
-        if retention_days < kept_days:
-            payloads = await self._repeat(self._strip, name, now - retention_days * DAY_S, portion)
-        return payloads, rows
 
-    async def forget_shadows(self, name: str, retention_days: float, portion: int = PORTION) -> int:
-        """Takes away what a feature's candidates said, then that they were asked, with what that cost.
+def judged_payloads(name: str, before: float) -> Sweep:
+    """Of these payloads those of answers that somebody has judged; to be counted, not to be taken away."""
+    of, all_of = feedback.c, payloads(name, before)
+    said = select(of.id).where(
+        of.inference_id == inference.c.id, of.kind.in_([kind.value for kind in JUDGING])
+    )
+    return replace(all_of, goes=all_of.goes & said.exists())
 
-        Returns how many outputs and whole answers went.
 
-        Raises:
-            Unavailable: the database is away; portions until then are gone.
-        """
-        now = time.time()
-        before = now - max(retention_days, LEDGER_DAYS) * DAY_S
-        dropped = await self._repeat(self._drop_shadows, name, before, portion)
-        return dropped + await self._repeat(self._strip_shadows, name, now - retention_days * DAY_S, portion)
+def inferences(name: str, before: float, spared: frozenset[str] = frozenset()) -> Sweep:
+    """Takes away whole inferences, with attempts and feedback."""
+    own = inference.c
+    return Sweep(
+        "inference",
+        f"inferences of {name} past its retention_days and {LEDGER_DAYS} days",
+        inference,
+        (own.created_at, own.id),
+        (own.feature == name) & (own.created_at < before),
+        dependents=(Dependent(attempt.c.inference_id), Dependent(feedback.c.inference_id)),
+        spared=spared,
+    )
 
-    async def _strip_shadows(self, name: str, before: float, portion: int) -> int:
-        own = shadow_answer.c
-        old = select(own.id).where(own.feature == name, own.created_at < before, own.output.is_not(null()))
-        old = old.order_by(own.created_at).limit(portion).with_for_update(skip_locked=True)
-        async with self._database.transaction() as connection:
-            ids: list[str] = list((await connection.execute(old)).scalars())
-            if ids:
-                bare = update(shadow_answer).where(own.id.in_(ids)).values(output=null())
-                await connection.execute(bare)
-        return len(ids)
 
-    async def _drop_shadows(self, name: str, before: float, portion: int) -> int:
-        own = shadow_answer.c
-        old = select(own.id).where(own.feature == name, own.created_at < before)
-        old = old.order_by(own.created_at).limit(portion).with_for_update(skip_locked=True)
-        async with self._database.transaction() as connection:
-            ids: list[str] = list((await connection.execute(old)).scalars())
-            if ids:
-                await connection.execute(delete(attempt).where(attempt.c.inference_id.in_(ids)))
-                await connection.execute(delete(shadow_answer).where(own.id.in_(ids)))
-        return len(ids)
+def shadow_outputs(name: str, before: float, since: float = 0.0) -> Sweep:
+    """Takes away what a feature's candidates said."""
+    own = shadow_answer.c
+    return Sweep(
+        "shadow_answer_payload",
+        f"candidates' outputs of {name} past its retention_days",
+        shadow_answer,
+        (own.created_at, own.id),
+        (own.feature == name) & (own.created_at >= since) & (own.created_at < before),
+        own.output.is_not(null()),
+        values={"output": null()},
+        seen=(before, ""),
+    )
 
-    async def _repeat(
-        self, step: Callable[[str, float, int], Awaitable[int]], name: str, before: float, portion: int
-    ) -> int:
-        total = 0
-        while count := await step(name, before, portion):
-            total += count
-        return total
 
-    async def _drop(self, name: str, before: float, portion: int) -> int:
-        own = inference.c
-        old = select(own.id).where(own.feature == name, own.created_at < before)
-        old = old.order_by(own.created_at).limit(portion).with_for_update(skip_locked=True)
-        async with self._database.transaction() as connection:
-            ids: list[str] = list((await connection.execute(old)).scalars())
-            if not ids:
-                return 0
-            await connection.execute(delete(attempt).where(attempt.c.inference_id.in_(ids)))
-            await connection.execute(delete(feedback).where(feedback.c.inference_id.in_(ids)))
-            await connection.execute(delete(inference).where(own.id.in_(ids)))
-        return len(ids)
+def shadows(name: str, before: float) -> Sweep:
+    """Takes away that candidates were asked, with what that cost."""
+    own = shadow_answer.c
+    return Sweep(
+        "shadow_answer",
+        f"candidates' answers of {name} past its retention_days and {LEDGER_DAYS} days",
+        shadow_answer,
+        (own.created_at, own.id),
+        (own.feature == name) & (own.created_at < before),
+        dependents=(Dependent(attempt.c.inference_id),),
+    )
 
-    async def _strip(self, name: str, before: float, portion: int) -> int:
-        own = inference.c
-        kept: ColumnElement[bool] = or_(own.input.is_not(null()), own.output.is_not(null()))
-        old = select(own.id).where(own.feature == name, own.created_at < before, kept)
-        old = old.order_by(own.created_at).limit(portion).with_for_update(skip_locked=True)
-        nothing = {"input": null(), "output": null(), "input_hash": None}
-        async with self._database.transaction() as connection:
-            ids: list[str] = list((await connection.execute(old)).scalars())
-            if not ids:
-                return 0
-            await connection.execute(update(inference).where(own.id.in_(ids)).values(nothing))
-            values = update(feedback).where(feedback.c.inference_id.in_(ids)).values(value=null())
-            await connection.execute(values)
-        return len(ids)
+
+def attempts_left(name: str, before: float) -> Sweep:
+    """Takes away attempts whose inference or shadow answer is not there."""
+    own = attempt.c
+    of = select(inference.c.id).where(inference.c.id == own.inference_id).exists()
+    beside = select(shadow_answer.c.id).where(shadow_answer.c.id == own.inference_id).exists()
+    return Sweep(
+        "attempt",
+        f"attempts of {name} without an inference",
+        attempt,
+        (own.created_at, own.inference_id, own.number),
+        (own.feature == name) & (own.created_at < before),
+        ~of & ~beside,
+    )
+
+
+def feedback_left(before: float) -> Sweep:
+    """Takes away feedback whose inference never came."""
+    own = feedback.c
+    of = select(inference.c.id).where(inference.c.id == own.inference_id).exists()
+    return Sweep(
+        "feedback",
+        "feedback whose inference never came, past TRIVIUM_RETENTION_ORPHANS_DAYS",
+        feedback,
+        (own.received_at, own.id),
+        own.received_at < before,
+        ~of,
+        seen=(before, ""),
+    )

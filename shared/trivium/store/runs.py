@@ -13,6 +13,7 @@ from trivium.errors import Conflict, NotFound
 from trivium.store.engine import Database, in_batches
 from trivium.store.tables import dead_item, precompute_chunk, precompute_run, refresh_request
 from trivium.telemetry import new_id
+from trivium.tracing import traceparent
 
 Row = dict[str, Any]
 COUNTS = ("computed", "unchanged", "abstained", "failed", "gone")
@@ -39,6 +40,8 @@ class NewRun:
     max_cost_usd: float | None = None
     selects: bool = False
     """Whether whose results change is only known when all is embedded: neighbours."""
+    traceparent: str | None = field(default_factory=traceparent)
+    """The span in which it was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +136,7 @@ class RunRepository:
         """Makes a run of the refreshes that wait for a variant; returns how many it took."""
         want = refresh_request.c
         waiting = (
-            select(want.entity_key)
+            select(want.entity_key, want.traceparent)
             .where(want.feature == new.feature, want.variant == new.variant, want.run_id.is_(None))
             .order_by(want.entity_key)
             .limit(limit)
@@ -143,9 +146,12 @@ class RunRepository:
         async with self._database.transaction() as connection:
             if self._database.is_sqlite:
                 await self._database.serialise(connection, "runs")
-            keys: list[str] = list((await connection.execute(waiting)).scalars())
+            wishes: list[Any] = list(await connection.execute(waiting))
+            keys: list[str] = [wish.entity_key for wish in wishes]
             if not keys:
                 return 0
+            origins = {wish.traceparent for wish in wishes}
+            new = replace(new, traceparent=origins.pop() if len(origins) == 1 else None)
             phase = EMBED if new.selects else COMPUTE
             if new.selects:
                 new = replace(new, source={**new.source, "keys": keys})
@@ -367,6 +373,7 @@ class RunRepository:
             "bad_lines": 0,
             "created_at": now,
             "started_at": now if state == "running" else None,
+            "traceparent": new.traceparent,
         }
         await connection.execute(insert(precompute_run), row)
         return run_id

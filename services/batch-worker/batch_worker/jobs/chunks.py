@@ -21,6 +21,7 @@ from trivium.store.archive import ArchiveRepository
 from trivium.store.chunks import ChunkRepository, Claim
 from trivium.store.results import ResultRepository
 from trivium.store.runs import RunRepository
+from trivium.tracing import NO_SPAN, Attributes, Span, active, span
 
 log = structlog.get_logger()
 # Leases that may end without a word (a worker died of it, perhaps) before a chunk is bisected.
@@ -32,6 +33,11 @@ MAX_STRANGERS = 20
 STRANGER_S = 3.0
 AWAY_S = 1.0
 SELECTED_A_CHUNK = 512
+FAILURES = frozenset({"failed", "handed_back", "lost"})
+# Up to this position a phase's chunks belong to the trace of the request that asked for the run. Later ones
+# have traces of their own, linked to it: a trace of all would have as many spans as the run has entities.
+LAST_CHILD = 8
+MAX_LINKS = 32
 
 
 class ChunkWorker:
@@ -63,7 +69,37 @@ class ChunkWorker:
         if claim is None:
             return
         started = time.monotonic()
-        outcome = "done"
+        with await self._span(claim) as chunk:
+            outcome = await self._outcome(claim)
+            chunk.set({"trivium.outcome": outcome})
+            if outcome in FAILURES:
+                chunk.fail(outcome)
+        CHUNKS.labels(claim.feature, outcome).inc()
+        CHUNK_SECONDS.labels(claim.feature, claim.phase).observe(time.monotonic() - started)
+
+    async def _span(self, claim: Claim) -> Span:
+        """The chunk's span: within the trace of who asked, or in one of its own that is linked to them."""
+        if not active():
+            return NO_SPAN
+        is_child = claim.traceparent is not None and claim.position <= LAST_CHILD
+        links = [claim.traceparent] if claim.traceparent and not is_child else []
+        if claim.traceparent is None and claim.source["kind"] == "refresh":
+            with suppress(Unavailable):
+                links = await self._results.origins(claim.run_id, MAX_LINKS)
+        told: Attributes = {
+            "trivium.feature": claim.feature,
+            "trivium.variant": claim.variant,
+            "trivium.version": claim.variant_version,
+            "trivium.run_id": claim.run_id,
+            "trivium.chunk_id": claim.chunk_id,
+            "trivium.phase": claim.phase,
+            "trivium.entities": len(claim.keys),
+        }
+        parent = claim.traceparent if is_child else None
+        return span(f"{claim.phase} {claim.feature}", "consumer", told, parent=parent, links=links)
+
+    async def _outcome(self, claim: Claim) -> str:
+        """What becomes of a chunk that is worked on now."""
         try:
             async with kept(self._chunks, claim, self._lease_s):
                 await self._work(claim)
@@ -71,24 +107,23 @@ class ChunkWorker:
             await asyncio.shield(self._hand_back(claim, 0.0))
             raise
         except LeaseLost:
-            outcome = "lost"
             log.warning("lease_lost", chunk=claim.chunk_id, run=claim.run_id)
+            return "lost"
         except Later as later:
-            outcome = "waits"
             await self._hand_back(claim, later.seconds)
+            return "waits"
         except AWAY as away:
-            outcome = "handed_back"
             log.warning("chunk_waits", chunk=claim.chunk_id, code=away.code, detail=away.detail)
             await self._hand_back(claim, max(AWAY_S, min(away.retry_after_s or 0.0, 60.0)))
+            return "handed_back"
         except (ConfigurationError, InvalidRequest) as error:
-            outcome = "failed"
             # What could not be imported may be sent again under the same idempotency key.
             await self._runs.fail(claim.run_id, error.detail, free_key=claim.phase == IMPORT)
+            return "failed"
         except Exception as error:  # noqa: BLE001 - a row may cause whatever; it is found, and told of
-            outcome = "failed"
             await self._fail(claim, error)
-        CHUNKS.labels(claim.feature, outcome).inc()
-        CHUNK_SECONDS.labels(claim.feature, claim.phase).observe(time.monotonic() - started)
+            return "failed"
+        return "done"
 
     async def _work(self, claim: Claim) -> None:
         found = self._variant(claim)

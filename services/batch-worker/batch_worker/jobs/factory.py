@@ -8,7 +8,7 @@ from batch_worker.jobs.neighbours import NeighboursJob, Spaces
 from batch_worker.jobs.template import TemplateJob
 from batch_worker.jobs.variants import VariantsJob
 from trivium.domain.breaker import Breakers
-from trivium.domain.manifest import EdgeVariant, PrecomputedVariant
+from trivium.domain.variants import EdgeVariant, PrecomputedVariant
 from trivium.errors import ConfigurationError
 from trivium.features import Catalogue, Feature, LoadedVariant
 from trivium.llm.batches import BatchProvider

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from batch_worker.settings import WorkerSettings
-from trivium.domain.manifest import PrecomputedVariant, SqlSource
+from trivium.domain.variants import PrecomputedVariant, SqlSource
 from trivium.errors import ConfigurationError
 from trivium.features import Feature, LoadedVariant, file_source
 from trivium.precompute import sources
+from trivium.precompute.allowed import below
 from trivium.precompute.importing import Importer, refuse_bad_lines
 from trivium.precompute.records import Checker
 from trivium.precompute.sources import Portion
@@ -45,7 +46,8 @@ class Imports:
         if kind == "archive":
             return sources.of_archive(self.archive, spec.archive, rows, str(place.get("after", "")))
         if kind == "url":
-            return sources.of_url(claim.source["url"], checker, rows, int(place.get("line", 0)))
+            source, line = claim.source, int(place.get("line", 0))
+            return sources.of_url(source["url"], checker, rows, line, source.get("within"))
         if kind != "source":
             line = int(place.get("line", 0))
             raise ConfigurationError(f"the {kind} was cut short after {line} lines; send it again")
@@ -60,6 +62,11 @@ class Imports:
             return sources.of_query(url, spec.source.sql, checker, rows, place.get("after"))
         if spec.source is None:
             raise ConfigurationError(f"{feature.name}: the variant has no source")
-        path = file_source(spec, feature.folder)
-        url = str(path.resolve()) if path else spec.source
-        return sources.of_url(url, checker, rows, int(place.get("line", 0)))
+        line = int(place.get("line", 0))
+        if path := file_source(spec, feature.folder):
+            return sources.of_url(str(path.resolve()), checker, rows, line, str(feature.folder.resolve()))
+        try:
+            within = below(spec.source, self.settings.source_urls)
+        except ValueError as error:
+            raise ConfigurationError(f"{feature.name}: source {spec.source!r} {error}") from error
+        return sources.of_url(spec.source, checker, rows, line, within)

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trivium.domain.manifest import PrecomputedVariant
 from trivium.domain.precompute import Batch, Embedding, Item, Result
+from trivium.domain.variants import PrecomputedVariant
 from trivium.edge import EdgeClient
 from trivium.store.archive import ArchiveRepository
 from trivium.store.chunks import Claim

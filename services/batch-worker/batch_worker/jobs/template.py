@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from trivium.domain.fallback import fill_static
-from trivium.domain.manifest import PrecomputedVariant
 from trivium.domain.precompute import Batch, Dead, Item, Result
+from trivium.domain.variants import PrecomputedVariant
 from trivium.errors import SchemaViolation
 from trivium.features import Feature
 from trivium.store.chunks import Claim

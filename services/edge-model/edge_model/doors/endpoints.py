@@ -2,39 +2,44 @@
 
 from typing import Any
 
-from fastapi import APIRouter, FastAPI, Request
-from fastapi.openapi.utils import get_openapi
+from fastapi import APIRouter, Request
 
 from edge_model.doors import metadata
-from edge_model.doors.body import InferBody
+from edge_model.doors.docs import KEYED, NAMED, IndexOut, ModelOut, ModelReadyOut, ServerOut, told
 from edge_model.state import EdgeState, state_of
 from trivium.errors import Unavailable
 
 
 def models() -> APIRouter:
     """Below `/v2`, with a key."""
-    router = APIRouter(tags=["Open Inference Protocol"])
+    router = APIRouter(tags=["Open Inference Protocol"], responses=KEYED)
 
-    @router.get("/models/{model}")
-    @router.get("/models/{model}/versions/{version}")
-    async def model_metadata(request: Request, model: str, version: str | None = None) -> dict[str, Any]:
+    @router.get("/models/{model}", response_model=ModelOut, responses=NAMED)
+    async def model_metadata(request: Request, model: str) -> dict[str, Any]:
         """What a model takes and gives."""
-        registry = state_of(request).core.registry
-        return metadata.model_metadata(registry.get(model, version).card, registry.versions(model))
+        return _metadata(request, model, None)
 
-    @router.get("/models/{model}/ready")
-    @router.get("/models/{model}/versions/{version}/ready")
-    async def model_ready(request: Request, model: str, version: str | None = None) -> dict[str, Any]:
+    @router.get("/models/{model}/versions/{version}", response_model=ModelOut, responses=NAMED)
+    async def version_metadata(request: Request, model: str, version: str) -> dict[str, Any]:
+        """What a version of a model takes and gives."""
+        return _metadata(request, model, version)
+
+    @router.get("/models/{model}/ready", response_model=ModelReadyOut, responses=NAMED)
+    async def model_ready(request: Request, model: str) -> dict[str, Any]:
         """Whether a model serves."""
-        card = state_of(request).core.registry.get(model, version).card
-        return {"name": card.name, "ready": True}
+        return _ready(request, model, None)
 
-    @router.post("/repository/index")
+    @router.get("/models/{model}/versions/{version}/ready", response_model=ModelReadyOut, responses=NAMED)
+    async def version_ready(request: Request, model: str, version: str) -> dict[str, Any]:
+        """Whether a version of a model serves."""
+        return _ready(request, model, version)
+
+    @router.post("/repository/index", response_model=list[IndexOut])
     async def index(request: Request) -> list[dict[str, Any]]:
         """Every version that serves, and every one that was refused, with the reason."""
         return state_of(request).core.registry.index()
 
-    @router.get("")
+    @router.get("", response_model=ServerOut)
     async def server_metadata() -> dict[str, Any]:
         """What this server is."""
         return metadata.server_metadata()
@@ -42,19 +47,28 @@ def models() -> APIRouter:
     return router
 
 
+def _metadata(request: Request, model: str, version: str | None) -> dict[str, Any]:
+    registry = state_of(request).core.registry
+    return metadata.model_metadata(registry.get(model, version).card, registry.versions(model))
+
+
+def _ready(request: Request, model: str, version: str | None) -> dict[str, Any]:
+    return {"name": state_of(request).core.registry.get(model, version).card.name, "ready": True}
+
+
 def health() -> APIRouter:
     """Open to every caller."""
     router = APIRouter()
 
     @router.get("/health/live", include_in_schema=False)
-    @router.get("/v2/health/live")
+    @router.get("/v2/health/live", responses=told(_413="The body is too large.", _503="A run is stuck."))
     async def live(request: Request) -> dict[str, Any]:
         """The event loop turns, and no slot has been silent for longer than TRIVIUM_EDGE_STUCK_S."""
         refuse_if_stuck(state_of(request))
         return {"live": True}
 
     @router.get("/health/ready", include_in_schema=False)
-    @router.get("/v2/health/ready")
+    @router.get("/v2/health/ready", responses=told(_413="The body is too large.", _503="No model is loaded."))
     async def ready(request: Request) -> dict[str, Any]:
         """At least one model is warm and passed its canary."""
         refuse_if_empty(state_of(request))
@@ -74,49 +88,3 @@ def refuse_if_empty(state: EdgeState) -> None:
     """Raises Unavailable if no model serves."""
     if not state.core.registry.names:
         raise Unavailable("No model is loaded", retry_after_s=1)
-
-
-def describe_infer(app: FastAPI) -> None:
-    """Adds `…/infer` to the OpenAPI document: it is served before the application's own routes."""
-
-    def document() -> dict[str, Any]:
-        if not app.openapi_schema:
-            made = get_openapi(
-                title=app.title, version=app.version, description=app.description, routes=app.routes
-            )
-            schema = InferBody.model_json_schema(ref_template="#/components/schemas/{model}")
-            schemas = made.setdefault("components", {}).setdefault("schemas", {})
-            schemas |= schema.pop("$defs", {})
-            schemas["InferBody"] = schema
-            for path in ("/v2/models/{model}/infer", "/v2/models/{model}/versions/{version}/infer"):
-                made["paths"][path] = {"post": _infer_operation("version" in path)}
-            app.openapi_schema = made
-        return app.openapi_schema
-
-    app.openapi = document  # type: ignore[method-assign]
-
-
-def _infer_operation(versioned: bool) -> dict[str, Any]:
-    names = ["model", "version"] if versioned else ["model"]
-    told = {
-        "200": "The outputs that were asked for.",
-        "400": "Malformed, or a field is wrong: which, and what would be right.",
-        "401": "No service key.",
-        "404": "No such model or version.",
-        "413": "The body, a text or the number of rows is too large.",
-        "503": "Refused at once: the line is too long. Retry-After says when to come again.",
-        "504": "The deadline passed, or is too near for a run.",
-    }
-    return {
-        "tags": ["Open Inference Protocol"],
-        "summary": "Runs a model",
-        "operationId": "infer_version" if versioned else "infer",
-        "parameters": [
-            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
-        ],
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/InferBody"}}},
-        },
-        "responses": {status: {"description": text} for status, text in told.items()},
-    }

@@ -27,6 +27,8 @@ from trivium.errors import (
 )
 from trivium.http import DEADLINE_HEADER
 from trivium.metrics import EDGE_REQUESTS
+from trivium.telemetry import REQUEST_ID_HEADER, request_id_of
+from trivium.tracing import active, arrived, current
 
 log = structlog.get_logger()
 SERVICE = "inference.GRPCInferenceService"
@@ -39,6 +41,9 @@ _CODES: list[tuple[type[TriviumError], grpc.StatusCode]] = [
     (NotFound, grpc.StatusCode.NOT_FOUND),
     (Unauthenticated, grpc.StatusCode.UNAUTHENTICATED),
 ]
+_FAULTS = frozenset({"INTERNAL", "UNAVAILABLE", "DEADLINE_EXCEEDED"})
+"""Of ours, as the semantic conventions have it; the others are the caller's."""
+_UNTRACED = frozenset({"ServerLive", "ServerReady"})
 _BY_STATUS = {503: grpc.StatusCode.UNAVAILABLE, 504: grpc.StatusCode.DEADLINE_EXCEEDED}
 
 
@@ -63,7 +68,7 @@ class GrpcDoor:
             SERVICE,
             {
                 name: grpc.unary_unary_rpc_method_handler(
-                    _answering_errors(method),
+                    _traced(name, _answering_errors(method)),
                     request_deserializer=message.FromString,
                     response_serializer=lambda answer: answer.SerializeToString(),
                 )
@@ -150,13 +155,36 @@ def _answering_errors(method: Method) -> Method:
             raise
         except Exception as error:  # a bug answers INTERNAL and is logged, as over REST
             status = "INTERNAL"
-            log.error("unexpected_error", exc_info=error)
+            request_id = request_id_of(_told(context, REQUEST_ID_HEADER).encode())
+            log.error("unexpected_error", exc_info=error, request_id=request_id)
             await context.abort(grpc.StatusCode.INTERNAL, "internal error")
         finally:
             if isinstance(request, pb.ModelInferRequest):
                 EDGE_REQUESTS.labels("grpc", status).inc()
+            span = current()
+            span.set({"rpc.response.status_code": status})
+            if status in _FAULTS:
+                span.fail(status)
 
     return answering
+
+
+def _traced(name: str, method: Method) -> Method:
+    """The method with a span for each call; health's, and where nothing is traced all, as they are."""
+    if name in _UNTRACED or not active():
+        return method
+    told = {"rpc.system.name": "grpc", "rpc.method": f"{SERVICE}/{name}"}
+
+    async def traced(request: Any, context: Context) -> Any:
+        sent = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+        span = arrived(f"{SERVICE}/{name}", sent, told)
+        try:
+            with span.here():
+                return await method(request, context)
+        finally:  # its status tells how it ended, not what ended the call
+            span.end()
+
+    return traced
 
 
 def _code_of(error: TriviumError) -> grpc.StatusCode:

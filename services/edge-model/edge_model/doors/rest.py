@@ -27,6 +27,7 @@ from trivium.errors import TriviumError, Unauthenticated
 from trivium.http import DEADLINE_HEADER
 from trivium.metrics import EDGE_REQUESTS
 from trivium.telemetry import REQUEST_ID_HEADER, request_id_of
+from trivium.tracing import TEMPLATE
 from trivium.web import BodyLimit, Guard
 
 log = structlog.get_logger()
@@ -34,6 +35,7 @@ LARGE_BODY = 65_536
 LARGE_ANSWER = 20_000
 WATCH_FROM_MS = 20.0
 _PATH = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
+_TEMPLATES = "/v2/models/{model}/infer", "/v2/models/{model}/versions/{version}/infer"
 _DEADLINE = DEADLINE_HEADER.lower().encode()
 _LENGTH = b"inference-header-content-length"
 _REQUEST_ID = REQUEST_ID_HEADER.encode()
@@ -96,6 +98,9 @@ class RestDoor:
         await send({"type": "http.response.body", "body": reply.body})
 
     async def _answer(self, scope: Scope, headers: Headers, receive: Receive, started: float) -> Reply:
+        path = _PATH.fullmatch(scope["path"])
+        assert path
+        scope[TEMPLATE] = _TEMPLATES[path[2] is not None]
         request = Request(scope)
         core = state_of(request).core
         if not hmac.compare_digest(headers.get(b"authorization", b""), self._authorization):
@@ -107,8 +112,6 @@ class RestDoor:
         core.runner.refuse_if_full()
         told = headers.get(_DEADLINE)
         deadline_ms = None if told is None else deadline_of(told.decode(errors="replace"), DEADLINE_HEADER)
-        path = _PATH.fullmatch(scope["path"])
-        assert path
         raw = await _body(receive)
         encoding = headers.get(b"content-encoding", b"")
         asked = await aside(
@@ -186,7 +189,8 @@ def as_response(request: Request, error: Exception) -> Response:
     if isinstance(error, TriviumError):
         reply = refusal(error)
     elif isinstance(error, HTTPException):
-        reply = Reply(error.status_code, _told(str(error.detail)))
+        told = [(name.lower().encode(), value.encode()) for name, value in (error.headers or {}).items()]
+        reply = Reply(error.status_code, _told(str(error.detail)), headers=told)
     else:
         reply = _bug(error, request.scope.get("state", {}).get("request_id"))
     headers = {name.decode(): value.decode() for name, value in reply.headers}

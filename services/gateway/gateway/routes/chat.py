@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.chats import Exchange
-from gateway.routes.chat_docs import REQUEST, RESPONSES
+from gateway.routes.chat_docs import MODELS, REQUEST, RESPONSES
 from gateway.routes.chat_features import answer_feature
 from gateway.routes.openai_errors import openai_error
 from gateway.routes.openai_stream import EventStream, while_there
@@ -24,6 +24,7 @@ from trivium.http import DEADLINE_HEADER
 from trivium.llm.provider import Chunk, Json
 from trivium.metrics import CHAT_REQUESTS
 from trivium.store.keys import Key
+from trivium.tracing import TEMPLATE
 from trivium.web import bearer, refuse_unstorable
 
 log = structlog.get_logger()
@@ -75,6 +76,7 @@ class ShortCut:
         if scope["type"] != "http" or scope["path"] != self._path or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
+        scope[TEMPLATE] = self._path
         answer = await self._handle(Request(scope, receive, send))
         await answer(scope, receive, send)
 
@@ -106,7 +108,7 @@ async def chat_completions(request: Request) -> Response:
     return await while_there(request, _completed(state, exchange))
 
 
-@router.get("/models", responses={200: {"description": "A list, in OpenAI's shape."}})
+@router.get("/models", responses=MODELS)
 async def models(request: Request) -> Response:
     """The routes and features that can be called by their names; never what stands behind them."""
     state = state_of(request)

@@ -3,6 +3,7 @@
 from typing import Any
 
 from gateway.routes.openai_errors import KINDS
+from trivium.openapi import Responses
 
 _MESSAGE = {"type": "object", "required": ["role"], "properties": {"role": {"type": "string"}, "content": {}}}
 _BODY = {
@@ -41,13 +42,49 @@ _ERROR = {
         }
     },
 }
-RESPONSES: dict[int | str, dict[str, Any]] = {
+_COMPLETION = {
+    "type": "object",
+    "required": ["id", "object", "model", "choices"],
+    "properties": {
+        "id": {"type": "string"},
+        "object": {"const": "chat.completion"},
+        "model": {"type": ["string", "null"], "description": "That answered."},
+        "choices": {"type": "array", "minItems": 1, "items": {"type": "object"}},
+    },
+}
+_LIST = {
+    "type": "object",
+    "required": ["object", "data"],
+    "properties": {
+        "object": {"const": "list"},
+        "data": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["id", "object", "created", "owned_by"],
+                "properties": {"id": {"type": "string"}, "object": {"const": "model"}},
+            },
+        },
+    },
+}
+
+
+def _errors(*statuses: int) -> Responses:
+    content = {"application/json": {"schema": _ERROR}}
+    return {status: {"description": KINDS[status], "content": content} for status in statuses}
+
+
+RESPONSES: Responses = {
     200: {
         "description": "A completion in OpenAI's shape, or its pieces as server-sent events.",
-        "content": {"application/json": {}, "text/event-stream": {}},
+        "content": {"application/json": {"schema": _COMPLETION}, "text/event-stream": {}},
     },
-    **{
-        status: {"description": told, "content": {"application/json": {"schema": _ERROR}}}
-        for status, told in KINDS.items()
+    **_errors(*KINDS),
+}
+MODELS: Responses = {
+    200: {
+        "description": "A list, in OpenAI's shape.",
+        "content": {"application/json": {"schema": _LIST}},
     },
+    **_errors(401, 403, 503),
 }

@@ -7,10 +7,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.routes.infer_stream import Heard, streamed
 from gateway.routes.inferences import GENERATING, InferenceOut, answered
-from gateway.routes.problems import PROBLEMS
+from gateway.routes.problems import LIMITED, PROBLEMS
 from gateway.state import State, scope, wants_fresh
 from trivium.domain.inference import Question, Subject
 from trivium.features import Feature
+from trivium.openapi import Responses
 from trivium.store.inferences import rows_of
 from trivium.store.keys import Key
 from trivium.web import StrictRoute
@@ -63,7 +64,15 @@ class FeatureOut(BaseModel):
     example: dict[str, Any]
 
 
-@router.post("/{feature}/infer", response_model=InferenceOut, responses=GENERATING)
+ANSWERS: Responses = {
+    200: {
+        "description": "The answer; with `mode: stream` the events that lead to it.",
+        "content": {"text/event-stream": {}},
+    }
+}
+
+
+@router.post("/{feature}/infer", response_model=InferenceOut, responses={**ANSWERS, **GENERATING, **LIMITED})
 async def infer(
     feature: str, body: InferIn, request: Request, state: State, key: Infer
 ) -> InferenceOut | Response:

@@ -8,14 +8,15 @@ from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Header
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from gateway.routes.problems import PROBLEMS, _problem
+from gateway.routes.problems import PROBLEMS
 from gateway.state import GatewayState, State, scope
 from trivium.domain.feedback import WITH_VALUE, Feedback, Kind
 from trivium.edit_distance import edit_distance
 from trivium.errors import InvalidRequest, NotFound, SchemaViolation, Unavailable
 from trivium.metrics import FEEDBACK
+from trivium.openapi import problem
 from trivium.store.keys import Key
 from trivium.telemetry import new_id
 from trivium.web import StrictRoute
@@ -25,10 +26,17 @@ _CLOCK_SKEW_S = 300
 Row = dict[str, Any]
 
 
+_VALUE_BY_KIND: dict[str, Any] = {
+    "if": {"properties": {"kind": {"enum": sorted(WITH_VALUE)}}},
+    "then": {"required": ["value"], "properties": {"value": {"type": "object"}}},
+    "else": {"properties": {"value": {"type": "null"}}},
+}
+
+
 class FeedbackIn(BaseModel):
     """An event about an inference."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra=_VALUE_BY_KIND)
 
     inference_id: UUID
     kind: Kind
@@ -36,6 +44,13 @@ class FeedbackIn(BaseModel):
         None, description="The right output; needed for `correction` and `edited`."
     )
     occurred_at: AwareDatetime | None = Field(None, description="By default now.")
+
+    @field_validator("occurred_at", mode="before")
+    @classmethod
+    def _is_written_out(cls, value: Any) -> Any:
+        if value is not None and not isinstance(value, str | datetime):
+            raise ValueError("give a time with its offset, such as 2026-01-31T12:00:00Z")
+        return value
 
     @model_validator(mode="after")
     def _value_where_needed(self) -> Self:
@@ -59,7 +74,7 @@ class FeedbackOut(BaseModel):
     )
 
 
-@router.post("", status_code=201, responses={409: _problem("The Idempotency-Key was used.")})
+@router.post("", status_code=201, responses={409: problem("The Idempotency-Key was used.")})
 async def give_feedback(
     body: FeedbackIn,
     state: State,

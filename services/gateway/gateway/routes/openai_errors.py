@@ -8,6 +8,7 @@ from fastapi import Response
 
 from trivium.errors import (
     BudgetExhausted,
+    ConnectionFailed,
     ContextOverflow,
     InvalidRequest,
     LimitReached,
@@ -51,6 +52,9 @@ def openai_error(error: TriviumError, headers: dict[str, str] | None = None) -> 
     if status == 500:
         log.error("request_failed", code=error.code, detail=message)
         message = "The service is misconfigured; its log says how."
+    if isinstance(error, ConnectionFailed):
+        # What went wrong names hosts and ports of ours; the ledger keeps it.
+        message = "A target could not be reached, or broke the connection off"
     told = {
         "message": message,
         "type": _type(status, error),

@@ -5,10 +5,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from gateway.routes.problems import PROBLEMS, _problem
+from gateway.routes.problems import PROBLEMS
 from gateway.state import State, scope
 from trivium.domain.precompute import Judged, Standing
 from trivium.errors import EntityUnknown, ResultMissing, ResultStale
+from trivium.openapi import problem
 from trivium.store.keys import Key
 from trivium.store.results import StoredResult
 from trivium.web import StrictRoute
@@ -43,7 +44,9 @@ class BatchIn(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    entity_keys: list[EntityKey] = Field(min_length=1, max_length=100)
+    entity_keys: list[EntityKey] = Field(
+        min_length=1, max_length=100, json_schema_extra={"uniqueItems": True}
+    )
     variant: str | None = Field(None, description="By default the one that is served.")
 
     @field_validator("entity_keys")
@@ -71,8 +74,8 @@ async def batch_get(feature: str, body: BatchIn, state: State, _: Infer) -> Batc
 @router.get(
     "/{feature}/results/{entity_key:path}",
     responses={
-        404: _problem("`result_missing`: not computed yet; `entity_unknown`: no such entity."),
-        503: _problem("`result_stale`: too old to be served; or the database is away."),
+        404: problem("`result_missing`: not computed yet; `entity_unknown`: no such entity."),
+        503: problem("`result_stale`: too old to be served; or the database is away."),
     },
 )
 async def get_result(

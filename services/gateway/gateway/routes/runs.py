@@ -11,9 +11,9 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import ClientDisconnect
 
-from gateway.routes.problems import PROBLEMS, _problem
+from gateway.routes.problems import PROBLEMS
 from gateway.state import GatewayState, State, scope
-from trivium.domain.manifest import PrecomputedVariant
+from trivium.domain.variants import PrecomputedVariant
 from trivium.errors import (
     Conflict,
     FieldFault,
@@ -24,6 +24,8 @@ from trivium.errors import (
     UnsupportedMediaType,
 )
 from trivium.features import Feature
+from trivium.openapi import problem
+from trivium.precompute.allowed import below
 from trivium.precompute.importing import refuse_bad_lines
 from trivium.precompute.lease import LeaseLost, kept
 from trivium.precompute.records import Checker
@@ -51,7 +53,8 @@ class StartIn(BaseModel):
     )
     url: str | None = Field(
         None,
-        description="In place of `source`: a JSONL or CSV (also .gz) that fsspec opens; it must begin with "
+        max_length=2_048,
+        description="In place of `source`: a JSONL or CSV (also .gz) that fsspec opens; it must lie below "
         "one of TRIVIUM_SOURCE_URLS.",
     )
     variant: str | None = Field(None, description="By default the one that is served.")
@@ -134,8 +137,8 @@ _BODY = {
     status_code=202,
     responses={
         200: {"model": RunOut, "description": "The run that was started with this Idempotency-Key."},
-        409: _problem("Another run of the variant is under way."),
-        415: _problem("Neither JSON nor JSON lines."),
+        409: problem("Another run of the variant is under way."),
+        415: problem("Neither JSON nor JSON lines."),
     },
     openapi_extra=_BODY,
 )
@@ -209,7 +212,7 @@ async def cancel_run(run_id: str, state: State, _: Precompute) -> RunOut:
 @router.post(
     "/precompute/{run_id}/replay",
     status_code=202,
-    responses={409: _problem("The run has not ended, or nothing of it is left to replay.")},
+    responses={409: problem("The run has not ended, or nothing of it is left to replay.")},
 )
 async def replay_run(run_id: str, state: State, response: Response, key: Precompute) -> RunOut:
     """Starts a run over what failed in an ended one."""
@@ -249,11 +252,13 @@ def _run_of(
     variant, spec = precomputed_variant(feature, asked.variant)
     source: dict[str, Any]
     if asked.url is not None:
-        allowed = state.settings.source_urls
-        if not any(asked.url.startswith(prefix) for prefix in allowed):
-            message = f"must begin with one of TRIVIUM_SOURCE_URLS, which has {', '.join(allowed) or 'none'}"
-            raise InvalidRequest(f"url {message}", errors=(FieldFault("url", message, asked.url),))
-        source = {"kind": "url", "url": asked.url}
+        try:
+            within = below(asked.url, state.settings.source_urls)
+        except ValueError as error:
+            raise InvalidRequest(
+                f"url {error}", errors=(FieldFault("url", str(error), asked.url),)
+            ) from error
+        source = {"kind": "url", "url": asked.url, "within": within}
     elif asked.source == "source" and spec.source is None:
         fault = FieldFault("source", f"{feature.name} {variant.name} has none in its manifest", "source")
         raise InvalidRequest(f"source: {fault.message}", errors=(fault,))

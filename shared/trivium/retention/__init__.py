@@ -1,0 +1,1 @@
+"""Retention: what of the database may go, and when."""
