@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint lock docs proto train load-test soak soak-gateway bench-start bench-patterns bench-edge bench-batching bench-precompute bench-gateway bench-peers drill clean
+.PHONY: help setup run test lint lock docs proto train load-test soak soak-gateway bench-start bench-patterns bench-edge bench-batching bench-precompute bench-gateway bench-peers drill dashboards fuzz clean
 
 help: ## List every target
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +51,12 @@ soak-gateway: setup ## 500,000 chats through one gateway, with broken providers;
 
 drill: setup ## Break each part in turn under load: what is answered, lost, and when it is over
 	@.venv/bin/python scripts/drill.py $(ARGS)
+
+dashboards: setup ## Write deploy/grafana/dashboards from scripts/boards
+	@.venv/bin/python scripts/dashboards.py
+
+fuzz: setup ## Ask every operation of every service far more than the tests do
+	@FUZZ_EXAMPLES=1000 .venv/bin/pytest -q -s tests/security/test_generated_requests.py $(ARGS)
 
 bench-start: ## Time the first and later starts, from a fresh clone with empty caches
 	@scripts/bench-start
