@@ -28,6 +28,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from trivium.errors import FieldFault, InvalidRequest, MalformedBody, TooLarge, TriviumError, Unauthenticated
 from trivium.metrics import BUILD_INFO
+from trivium.server import Server
 from trivium.settings import Settings
 from trivium.telemetry import RequestContext, configure_logging, instrument
 from trivium.tracing.asgi import traced
@@ -343,7 +344,7 @@ def run_server(factory: Callable[[], FastAPI], settings: Settings, service: str)
     start_tracing(service)
     # SQLite's thread lets go of the interpreter for every row, and would wait this long to have it back.
     sys.setswitchinterval(SWITCH_S)
-    uvicorn.run(
+    config = uvicorn.Config(
         traced(Started(factory())),
         host=settings.host,
         port=settings.port_of(service),
@@ -353,6 +354,7 @@ def run_server(factory: Callable[[], FastAPI], settings: Settings, service: str)
         server_header=False,
         proxy_headers=False,
     )
+    Server(config).run()
 
 
 def _shortened(value: Any) -> Any:

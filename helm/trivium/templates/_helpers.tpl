@@ -130,6 +130,14 @@ readinessProbe:
 {{- end }}
 {{- end }}
 
+{{/* Threads of what multiplies matrices, which would else be those of the node: dict own (its values). */}}
+{{- define "trivium.threads" -}}
+{{- $cpu := .own.resources.limits.cpu | toString }}
+{{- $cores := ternary (divf (trimSuffix "m" $cpu) 1000) ($cpu | float64) (hasSuffix "m" $cpu) | ceil | int }}
+- {name: OMP_NUM_THREADS, value: {{ $cores | quote }}}
+- {name: OPENBLAS_NUM_THREADS, value: {{ $cores | quote }}}
+{{- end }}
+
 {{/* Settings that were given by their names; they come last, so they win. */}}
 {{- define "trivium.ownEnv" -}}
 {{- range $name, $value := .env }}

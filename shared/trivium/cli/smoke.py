@@ -81,6 +81,8 @@ async def _ask(
                 return f"{response.status}: {told}", ""
     except (aiohttp.ClientError, TimeoutError, ValueError) as error:
         return f"no answer: {str(error) or type(error).__name__}", ""
+    if not isinstance(answer, dict) or not answer.keys() & {"served_by", "placeholder"}:
+        return f"no answer of a gateway: {str(answer)[:200]}", ""
     if response.status == 202:
         return None, "is being generated"
     served = answer["served_by"]
