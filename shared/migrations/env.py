@@ -8,11 +8,13 @@ from sqlalchemy import Connection, event, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from trivium.store.tables import metadata
+from trivium.store.tls import postgresql_tls
 
 LOCK_TIMEOUT_MS = 5_000
 # Migrations of two gateways that start at once run one after the other.
 ADVISORY_LOCK = 7_216_420_251
 ASK_AGAIN_S = 0.1
+CONNECT_S = 10
 
 
 def run(connection: Connection) -> None:
@@ -50,7 +52,8 @@ def _begin(connection: Connection) -> None:
 
 async def main() -> None:
     """Connects and runs."""
-    engine = create_async_engine(context.config.attributes["url"])
+    url, tls = postgresql_tls(context.config.attributes["url"])
+    engine = create_async_engine(url, connect_args={"timeout": CONNECT_S, **tls})
     if engine.dialect.name == "sqlite":
         event.listen(engine.sync_engine, "begin", _begin)
     try:

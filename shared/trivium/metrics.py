@@ -217,4 +217,10 @@ RETENTION_LAST_SUCCESS = Gauge(
 AUTH_REFUSED = Counter(
     "trivium_auth_refused_total", "Requests refused for their key, by reason.", ("reason",)
 )
+CONNECTIONS_REFUSED = Counter(
+    "trivium_connections_refused_total",
+    "Connections that the server itself ended, by reason: too_many_connections, head_too_large, "
+    "target_too_long, too_many_pipelined, malformed_request, slow_head, slow_body, slow_reader.",
+    ("reason",),
+)
 BUILD_INFO = Gauge("trivium_build_info", "1, with the version that runs.", ("version",))

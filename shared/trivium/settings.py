@@ -51,6 +51,25 @@ class Settings(BaseSettings):
         "json", description="One JSON object a line, or lines for people."
     )
     max_body_bytes: int = Field(1_048_576, ge=1024, description="Largest request body that a service reads.")
+    keep_alive_s: int = Field(
+        75,
+        ge=1,
+        description="Seconds that a connection without a request is kept; more than whatever calls keeps its "
+        "own, or a request meets a connection that is just being closed.",
+    )
+    max_connections: int = Field(
+        2_000, ge=8, description="Open connections beyond which a service answers 503, but for health probes."
+    )
+    max_head_bytes: int = Field(
+        32_768, ge=4_096, description="Largest head of a request: path, query and headers."
+    )
+    head_timeout_s: float = Field(10.0, gt=0, description="Seconds that a request's head may take to come.")
+    body_stall_s: float = Field(
+        20.0, gt=0, description="Seconds in each of which a body must bring 1 KiB, or end."
+    )
+    write_stall_s: float = Field(
+        30.0, gt=0, description="Seconds after which a caller is cut off that does not read its answer."
+    )
 
     @model_validator(mode="after")
     def _refuse_default_secrets(self) -> Self:

@@ -1,7 +1,6 @@
 """What the HTTP services have in common: errors on the wire, keys, limits, the server."""
 
 import asyncio
-import gc
 import hmac
 import re
 import sys
@@ -14,11 +13,8 @@ from typing import Any
 
 import orjson
 import structlog
-import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
@@ -28,7 +24,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from trivium.errors import FieldFault, InvalidRequest, MalformedBody, TooLarge, TriviumError, Unauthenticated
 from trivium.metrics import BUILD_INFO
-from trivium.server import Server
+from trivium.nesting import MAX_DEPTH, is_too_deep
+from trivium.server import Started, serve
 from trivium.settings import Settings
 from trivium.telemetry import RequestContext, configure_logging, instrument
 from trivium.tracing.asgi import traced
@@ -39,9 +36,6 @@ PROBLEM_JSON = "application/problem+json"
 _HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
 DRAIN_S = 2.0
 SWITCH_S = 0.0005
-MAX_DEPTH = 100
-_STRINGS = re.compile(rb'"(?:[^"\\\\]|\\\\.)*"', re.DOTALL)
-_BRACKETS = re.compile(rb"[\[\]{}]")
 DRAIN_FACTOR = 16  # bodies up to so many times the limit are read before they are refused
 Guard = Callable[[Request], Awaitable[None]]
 
@@ -176,8 +170,7 @@ class StrictRoute(APIRoute):
 
 def refuse_unstorable(raw: bytes) -> None:
     """Raises InvalidRequest for null characters, MalformedBody for nesting beyond reason."""
-    # Brackets within strings count too: no honest body comes near the limit.
-    if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _depth(raw) > MAX_DEPTH:
+    if is_too_deep(raw):
         raise MalformedBody(f"The body is nested more than {MAX_DEPTH} levels deep")
     if b"\\u0000" not in raw:
         return
@@ -188,15 +181,6 @@ def refuse_unstorable(raw: bytes) -> None:
     faults = tuple(FieldFault(field, "holds a null character (\\u0000)") for field in fields)
     if faults:
         raise InvalidRequest("; ".join(f"{f.field} {f.message}" for f in faults), errors=faults)
-
-
-def _depth(raw: bytes) -> int:
-    """The deepest nesting of brackets outside strings."""
-    depth = deepest = 0
-    for bracket in _BRACKETS.findall(_STRINGS.sub(b"", raw)):
-        depth += 1 if bracket in b"[{" else -1
-        deepest = max(deepest, depth)
-    return deepest
 
 
 def _with_null(value: Any, path: str) -> Iterator[str]:
@@ -298,63 +282,13 @@ def add_metrics(app: FastAPI, guard: Any) -> None:
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
 
-def add_documents(app: FastAPI, guard: Any) -> None:
-    """`/openapi.json` and `/docs`; a browser sends the key as the password of HTTP Basic."""
-
-    @app.get("/openapi.json", include_in_schema=False, dependencies=[guard])
-    async def openapi() -> JSONResponse:
-        return JSONResponse(app.openapi())
-
-    @app.get("/docs", include_in_schema=False, dependencies=[guard])
-    async def docs() -> HTMLResponse:
-        return get_swagger_ui_html(openapi_url="/openapi.json", title=app.title)
-
-
-class Started:
-    """Tells a start that fails by an error of ours in its own words; tidies up after one that succeeds."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI entry."""
-
-        async def plain(message: Message) -> None:
-            if message["type"] == "lifespan.startup.failed":
-                kind, _, detail = message["message"].strip().splitlines()[-1].partition(": ")
-                if kind.startswith("trivium.errors."):
-                    message["message"] = detail
-            if message["type"] == "lifespan.startup.complete":
-                _collect_less_often()
-            await send(message)
-
-        await self.app(scope, receive, plain if scope["type"] == "lifespan" else send)
-
-
-def _collect_less_often() -> None:
-    """What was made at the start stays: to look through it for garbage again and again costs tens of ms."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
-
-
 def run_server(factory: Callable[[], FastAPI], settings: Settings, service: str) -> None:
-    """Serves until SIGTERM or SIGINT, then drains what is under way for up to ten seconds."""
+    """Serves until SIGTERM or SIGINT, then drains what is under way."""
     configure_logging(settings, service)
     start_tracing(service)
     # SQLite's thread lets go of the interpreter for every row, and would wait this long to have it back.
     sys.setswitchinterval(SWITCH_S)
-    config = uvicorn.Config(
-        traced(Started(factory())),
-        host=settings.host,
-        port=settings.port_of(service),
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=10,
-        server_header=False,
-        proxy_headers=False,
-    )
-    Server(config).run()
+    serve(traced(Started(factory())), settings, settings.port_of(service))
 
 
 def _shortened(value: Any) -> Any:

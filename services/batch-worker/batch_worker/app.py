@@ -23,6 +23,7 @@ from batch_worker.keeper import Keeper
 from batch_worker.retention import RetentionRounds
 from batch_worker.settings import WorkerSettings
 from batch_worker.worker import BatchWorker
+from trivium.documents import add_documents
 from trivium.domain.breaker import Breakers, breaker_of
 from trivium.drift.checking import DriftCheck
 from trivium.errors import Unavailable
@@ -50,7 +51,7 @@ from trivium.store.results import ResultRepository
 from trivium.store.runs import RunRepository
 from trivium.store.schema import check_schema
 from trivium.telemetry import run_in_background
-from trivium.web import add_documents, add_metrics, add_middleware, service_key_guard
+from trivium.web import add_metrics, add_middleware, service_key_guard
 
 log = structlog.get_logger()
 SETTLE_REFRESHES = 2.0

@@ -7,11 +7,12 @@ from typing import Any
 import orjson
 import structlog
 from arq import func
-from arq.connections import ArqRedis, RedisSettings, create_pool
+from arq.connections import ArqRedis, create_pool
 from arq.worker import Worker
 from redis.exceptions import RedisError
 
 from batch_worker.jobs.chunks import ChunkWorker
+from batch_worker.queue_settings import arq_settings
 from trivium.errors import Unavailable
 from trivium.metrics import QUEUE_DEPTH
 from trivium.store.chunks import ChunkRepository
@@ -52,7 +53,7 @@ class BatchWorker:
         ring_s: float,
         grace_s: float = 0.0,
     ) -> None:
-        self._redis_settings = RedisSettings.from_dsn(redis_url)
+        self._redis_settings = arq_settings(redis_url)
         self._redis_settings.conn_retries = 0
         self._redis_settings.conn_timeout = 2
         self._ledger = ledger

@@ -26,9 +26,10 @@ from edge_model.inputs import Limits
 from edge_model.registry import Registry
 from edge_model.settings import EdgeSettings
 from edge_model.state import EdgeState
+from trivium.documents import add_documents
 from trivium.errors import TooLarge, TriviumError
 from trivium.telemetry import run_in_background
-from trivium.web import BodyLimit, add_documents, add_metrics, add_middleware, problem, service_key_guard
+from trivium.web import BodyLimit, add_metrics, add_middleware, problem, service_key_guard
 
 log = structlog.get_logger()
 HELPER_THREADS = 1

@@ -21,6 +21,7 @@ from gateway.settings import GatewaySettings
 from gateway.shadows import Shadows
 from gateway.state import GatewayState, admin_or_service, scope
 from gateway.statuses import Statuses
+from trivium.documents import add_documents
 from trivium.domain.breaker import Breakers, breaker_of
 from trivium.features import load_catalogue
 from trivium.flag_admin import make_flag_admin
@@ -56,7 +57,7 @@ from trivium.store.runs import RunRepository
 from trivium.store.schema import check_schema
 from trivium.store.shadows import ShadowRepository
 from trivium.telemetry import run_in_background
-from trivium.web import add_documents, add_metrics, add_middleware, service_key_guard
+from trivium.web import add_metrics, add_middleware, service_key_guard
 
 KEYS_REFRESH_S = 5.0
 

@@ -31,6 +31,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from trivium.errors import ConfigurationError, Unavailable
+from trivium.store.tls import postgresql_tls
 
 # Of what goes past SQLAlchemy, see bulk.py.
 DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, sqlite3.Error)
@@ -152,13 +153,14 @@ class Database:
 
 
 def _postgresql(url: URL, pool_size: int, **options: Any) -> AsyncEngine:
+    bare, tls = postgresql_tls(url)
     return create_async_engine(
-        url,
+        bare,
         hide_parameters=True,
         pool_size=pool_size,
         max_overflow=pool_size,
         pool_timeout=CONNECT_S,
-        connect_args={"timeout": CONNECT_S, "command_timeout": STATEMENT_S},
+        connect_args={"timeout": CONNECT_S, "command_timeout": STATEMENT_S, **tls},
         **options,
     )
 

@@ -13,6 +13,7 @@ from redis.commands.core import AsyncScript
 from redis.exceptions import RedisError
 
 from trivium.metrics import LIMITS_REDIS_UP
+from trivium.store.redis_url import redis_url
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -29,7 +30,7 @@ class RedisGuard:
 
     def __init__(self, url: str, timeout_s: float = TIMEOUT_S) -> None:
         self._redis = Redis.from_url(
-            url,
+            redis_url(url),
             socket_timeout=timeout_s,
             socket_connect_timeout=timeout_s,
             retry=Retry(NoBackoff(), 0),

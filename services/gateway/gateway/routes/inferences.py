@@ -148,7 +148,7 @@ async def events(inference_id: UUID, state: State, key: Infer) -> StreamingRespo
     row = await _row(state, inference_id, key)
     if state.streams.locked():
         raise Unavailable(f"{MAX_STREAMS} streams are open", retry_after_s=5)
-    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    headers = {"X-Accel-Buffering": "no"}
     stream = events_of(state, inference_id, key, row)
     return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
 

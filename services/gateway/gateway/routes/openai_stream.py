@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import Request, Response
 from starlette.types import Receive, Scope, Send
 
-_SSE = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
+_SSE = [(b"content-type", b"text/event-stream; charset=utf-8")]
 
 
 async def while_there(request: Request, work: Coroutine[Any, Any, Response]) -> Response:
