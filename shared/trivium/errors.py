@@ -103,11 +103,11 @@ class Unauthenticated(TriviumError):
 
 
 class Forbidden(TriviumError):
-    """The key is valid, but lacks the scope."""
+    """The key is valid, but lacks the scope, or is limited to other features."""
 
     status = 403
     code = "forbidden"
-    title = "The key lacks a scope"
+    title = "The key may not do this"
 
 
 class NotFound(TriviumError):
@@ -148,6 +148,14 @@ class LimitReached(TriviumError):
     status = 429
     code = "limit_reached"
     title = "Limit of the key reached"
+
+
+class TooManyGuesses(TriviumError):
+    """So many wrong keys came from the caller's address that no other is looked up for it."""
+
+    status = 429
+    code = "too_many_guesses"
+    title = "Too many wrong keys"
 
 
 class Unavailable(TriviumError):

@@ -1,5 +1,6 @@
 """The guard on real rows: what it lets be, what it takes back, and that it does so once."""
 
+import ast
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from trivium.domain.scorecard import ArmOutcomes
 from trivium.domain.sequential import alpha_of
 from trivium.flag_admin import Plan
 from trivium.rollouts.arms import Rules, compare
+from trivium.store.audit import AuditRepository
 from trivium.store.engine import Database
 
 HALF = Stage.EXPAND_50
@@ -165,3 +167,43 @@ def test_those_who_always_get_the_ai_are_no_mismatch() -> None:
     assert compare(Rules({}, 60, 0.10, always=90), arms).outcome == "fine"
     few = {Arm.TREATMENT: ArmOutcomes(subjects=20), Arm.CONTROL: ArmOutcomes(subjects=900)}
     assert compare(Rules({}, 60, 0.10, always=90), few).outcome == "sample_ratio"
+
+
+async def test_what_the_guard_does_is_audited(half: Watched) -> None:
+    audit = AuditRepository(half.database)
+    guard = replace(half.guard, audit=audit)
+    await half.serve(Arm.CONTROL, 150)
+    await half.serve(Arm.TREATMENT, 150, degraded=90)
+    await guard.check(half.feature)
+    await guard.check(half.feature)
+    (made,) = await half.decisions()
+    (event,) = await audit.list(10)
+    assert (event.actor, event.action, event.target, event.outcome) == (
+        "guard",
+        "rollout.roll_back",
+        half.feature.name,
+        "done",
+    )
+    assert event.detail == {
+        "decision": made.id,
+        "reason": made.reason,
+        "from_stage": "expand-50",
+        "to_stage": "staging",
+    }
+
+
+async def test_the_guard_acts_though_the_audit_log_is_away(half: Watched) -> None:
+    away = Database("postgresql+asyncpg://nobody@127.0.0.1:9/none")
+    await half.serve(Arm.CONTROL, 150)
+    await half.serve(Arm.TREATMENT, 150, degraded=90)
+    await replace(half.guard, audit=AuditRepository(away)).check(half.feature)
+    await away.close()
+    assert len(await half.decisions()) == 1 and half.strategies() == []
+
+
+def test_the_workers_guard_audits(root: Path) -> None:
+    """Its composition root hands it the log, which it can do without."""
+    tree = ast.parse((root / "services/batch-worker/batch_worker/app.py").read_text())
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    (guard,) = [call for call in calls if ast.unparse(call.func) == "Guard"]
+    assert "AuditRepository(database)" in ast.unparse(guard)

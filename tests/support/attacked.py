@@ -22,7 +22,7 @@ from support.platform import clean_environment
 from support.valkey import Valkey
 from support.vendor import Vendor
 from trivium.store.engine import Database, migrate
-from trivium.store.keys import KeyRepository
+from trivium.store.keys import SCOPES, KeyRepository
 
 START_S = 60
 MANIFEST = """
@@ -143,7 +143,7 @@ def write_features(folder: Path) -> Path:
     return folder
 
 
-def _prepared(url: str, scopes: Sequence[str] = ("admin",)) -> str:
+def _prepared(url: str, scopes: Sequence[str] = SCOPES) -> str:
     async def prepare() -> str:
         database = Database(url)
         await migrate(database)
@@ -213,6 +213,7 @@ def running_gateway(
             "TRIVIUM_OPENAI_API_KEY": vendor.key,
             "TRIVIUM_GATEWAY_PORT": str(port),
             "TRIVIUM_WORKER_PORT": str(worker_port),
+            "TRIVIUM_AUTH_GUESSES_PER_MINUTE": "0",
             **settings,
         }
         (folder / "state").mkdir(exist_ok=True)

@@ -165,7 +165,9 @@ async def chat_gateway(
         **settings,
     )
     app = create_app(chosen)
-    server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None, ws="none", lifespan="on"))
+    server = uvicorn.Server(
+        uvicorn.Config(app, port=port, log_config=None, ws="none", lifespan="on", proxy_headers=False)
+    )
     serving = asyncio.create_task(server.serve())
     while not server.started:
         await asyncio.sleep(0.01)

@@ -39,6 +39,7 @@ from trivium.rollouts.stages import Rollouts
 from trivium.rollouts.status import Sources
 from trivium.store.archive import ArchiveRepository
 from trivium.store.attempts import AttemptRepository
+from trivium.store.audit import AuditRepository
 from trivium.store.chunks import ChunkRepository
 from trivium.store.decisions import DecisionRepository
 from trivium.store.drift import DriftRepository
@@ -184,7 +185,7 @@ def _guard(
     if settings.unleash_url and not settings.unleash_admin_token:
         log.warning("guard_cannot_act", detail="TRIVIUM_UNLEASH_ADMIN_TOKEN is not set")
     settle_s = SETTLE_REFRESHES * settings.flags_refresh_s
-    guard = Guard(sources.rollouts, sources.outcomes, sources.attempts, settle_s)
+    guard = Guard(sources.rollouts, sources.outcomes, sources.attempts, settle_s, AuditRepository(database))
     return GuardRounds(catalogue, guard, LeaseRepository(database), settings.guard_interval_s, name)
 
 

@@ -14,7 +14,7 @@ from starlette.middleware import Middleware
 from gateway.books import Books
 from gateway.chats import Chats
 from gateway.purse import Purse
-from gateway.routes import chat, costs, features, feedback, health, inferences, results, rollouts, runs
+from gateway.routes import audit, chat, costs, features, feedback, health, inferences, results, rollouts, runs
 from gateway.routes.chat import ShortCut
 from gateway.serving import Serving
 from gateway.settings import GatewaySettings
@@ -23,9 +23,11 @@ from gateway.state import GatewayState, admin_or_service, scope
 from gateway.statuses import Statuses
 from trivium.documents import add_documents
 from trivium.domain.breaker import Breakers, breaker_of
+from trivium.errors import Unavailable
 from trivium.features import load_catalogue
 from trivium.flag_admin import make_flag_admin
 from trivium.flag_client import UnleashFlags
+from trivium.guesses import Guesses
 from trivium.llm.prices import Tariff
 from trivium.methods import name_all_methods
 from trivium.metrics import BREAKER_STATE, TASKS
@@ -38,6 +40,7 @@ from trivium.rollouts.stages import Rollouts
 from trivium.rollouts.status import Sources
 from trivium.store.archive import ArchiveRepository
 from trivium.store.attempts import AttemptRepository
+from trivium.store.audit import AuditRepository
 from trivium.store.cache import ResponseCache
 from trivium.store.chunks import ChunkRepository
 from trivium.store.costs import CostRepository
@@ -46,7 +49,8 @@ from trivium.store.engine import Database
 from trivium.store.feedback import FeedbackRepository
 from trivium.store.inferences import InferenceRepository
 from trivium.store.journal import Journal
-from trivium.store.keys import KeyCache, KeyRepository
+from trivium.store.key_cache import KeyCache
+from trivium.store.keys import KeyRepository
 from trivium.store.limits import Limits
 from trivium.store.outcomes import OutcomeRepository
 from trivium.store.recorder import Recorder
@@ -93,11 +97,12 @@ def create_app(settings: GatewaySettings | None = None) -> FastAPI:
         rollouts.router,
         runs.streamed,
         runs.router,
+        audit.router,
         health.router,
     ):
         app.include_router(part)
     add_metrics(app, Depends(admin_or_service))
-    add_documents(app, Depends(scope("infer")))
+    add_documents(app, Depends(scope("infer", "admin")))
     streamed = re.compile(r"/v1/(features/[^/]+/precompute|chat/completions)")
     short_cut = Middleware(ShortCut, path="/v1/chat/completions", endpoint=chat.chat_completions)
     add_middleware(app, chosen, streamed, short_cut)
@@ -117,8 +122,9 @@ async def _build(settings: GatewaySettings, stack: AsyncExitStack) -> GatewaySta
     session = await stack.enter_async_context(
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30))
     )
-    keys = KeyCache(KeyRepository(database))
+    keys = KeyCache(KeyRepository(database), Guesses(settings.auth_guesses_per_minute))
     await keys.refresh()
+    stack.push_async_callback(_note_last_use, keys)
     refreshing = run_in_background(_refresh_for_ever(keys), "keys")
     stack.push_async_callback(_cancel, refreshing)
     flags = UnleashFlags(settings)
@@ -164,6 +170,7 @@ async def _build(settings: GatewaySettings, stack: AsyncExitStack) -> GatewaySta
                 AttemptRepository(database),
             )
         ),
+        AuditRepository(database),
     )
 
 
@@ -197,6 +204,14 @@ async def _refresh_for_ever(keys: KeyCache) -> None:
     while True:
         await asyncio.sleep(KEYS_REFRESH_S if keys.loaded else 1.0)
         await keys.refresh()
+        with suppress(Unavailable):
+            await keys.note_use()
+
+
+async def _note_last_use(keys: KeyCache) -> None:
+    with suppress(Unavailable, TimeoutError):
+        async with asyncio.timeout(2):
+            await keys.note_use(now=True)
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

@@ -18,4 +18,11 @@ class GatewaySettings(FlagAdminSettings, BackendSettings):
     upload_max_bytes: int = Field(
         1_073_741_824, ge=1024, description="Largest JSONL body of a run, unpacked."
     )
+    auth_guesses_per_minute: int = Field(
+        20,
+        ge=0,
+        le=10_000,
+        description="Wrong API keys from one address in a minute, after which only keys that the gateway "
+        "knows already are taken from there; 0 for no limit.",
+    )
     upload_line_bytes: int = Field(1_048_576, ge=1024, description="Longest line of such a body.")

@@ -1,7 +1,8 @@
 """What the gateway holds while it runs, and how routes get at it."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -11,17 +12,23 @@ from gateway.chats import Chats
 from gateway.serving import Serving
 from gateway.settings import GatewaySettings
 from gateway.statuses import Statuses
-from trivium.errors import Unauthenticated
+from trivium.errors import Forbidden, Unauthenticated
 from trivium.features import Catalogue
+from trivium.guesses import Recent
+from trivium.metrics import AUTH_REFUSED
 from trivium.precompute.importing import Importer
+from trivium.store.audit import AuditRepository
 from trivium.store.chunks import ChunkRepository
 from trivium.store.costs import CostRepository
-from trivium.store.keys import Key, KeyCache
+from trivium.store.key_cache import KeyCache
+from trivium.store.keys import Key
 from trivium.store.recorder import Recorder
 from trivium.store.runs import RunRepository
 from trivium.web import bearer
 
 MAX_STREAMS = 1_000
+MOST_REFUSED = 60
+"""Refused acts of one key that are audited in a minute; the service's log has the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +46,11 @@ class GatewayState:
     importer: Importer
     costs: CostRepository
     statuses: Statuses
+    audit: AuditRepository
     streams: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_STREAMS))
     """Of server-sent events, that may be open at once."""
+    refused: Recent = field(default_factory=lambda: Recent(MOST_REFUSED))
+    """Refused acts by who tried them."""
 
 
 def state_of(request: Request) -> GatewayState:
@@ -57,14 +67,51 @@ async def _state(request: Request) -> GatewayState:
 State = Annotated[GatewayState, Depends(_state)]
 
 
-def scope(name: str) -> Callable[[Request], Awaitable[Key]]:
-    """A dependency that demands a key with a scope."""
+def scope(*names: str) -> Callable[[Request], Awaitable[Key]]:
+    """A dependency that demands a key with one of the scopes, that may call the feature in the path."""
 
     async def demand(request: Request) -> Key:
-        key = await state_of(request).keys.authenticate(bearer(request))
-        return key.demand(name)
+        return await admitted(request, *names)
 
     return demand
+
+
+async def admitted(request: Request, *scopes: str) -> Key:
+    """The key of a request, with one of the scopes; before anything is looked up for it.
+
+    Raises:
+        Unauthenticated, TooManyGuesses, Unavailable: as of KeyCache. Forbidden: the key may not do this.
+    """
+    try:
+        secret = bearer(request)
+    except Unauthenticated:
+        AUTH_REFUSED.labels("missing").inc()
+        raise
+    key = await state_of(request).keys.authenticate(
+        secret, request.client.host if request.client else "local"
+    )
+    request.state.key = key
+    with counting_refusals():
+        key.demand(*scopes)
+        if feature := request.path_params.get("feature"):
+            key.demand_feature(feature)
+    return key
+
+
+@contextmanager
+def counting_refusals() -> Iterator[None]:
+    """Counts it where a key may not do what it is asked for."""
+    try:
+        yield
+    except Forbidden:
+        AUTH_REFUSED.labels("forbidden").inc()
+        raise
+
+
+def demand_feature(key: Key, name: str) -> None:
+    """Raises Forbidden, and counts it, where a key may not call a feature, or a route as `route/<name>`."""
+    with counting_refusals():
+        key.demand_feature(name)
 
 
 def wants_fresh(request: Request) -> bool:

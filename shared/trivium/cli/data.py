@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from trivium.cli.audited import audited
 from trivium.datasets import Record, read_records
 from trivium.domain.variants import EdgeVariant, PrecomputedVariant
 from trivium.errors import DatasetError
@@ -31,6 +32,7 @@ def _group() -> None:
 
 
 @app.command("import")
+@audited("data.import", target="feature", detail=("file", "use", "name", "append"))
 def import_data(
     file: Annotated[Path, typer.Argument(help="A .csv with a header, or a .jsonl.")],
     feature: Annotated[str, typer.Option(help="The feature it is for.")],

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from trivium.cli.audited import audited, note
 from trivium.cli.screen import Console
 from trivium.cli.train import model_of
 from trivium.domain.variants import EdgeVariant
@@ -30,6 +31,7 @@ Out = Annotated[
 
 
 @app.command("build")
+@audited("dataset.build", detail=("since", "min_agree", "with_base", "out"))
 def build(
     name: Name,
     since: Annotated[
@@ -70,6 +72,7 @@ def build(
             standing = f"there is no news: it would be version {made.same_as}, {versions.path(made.same_as)}"
         console.print(f"{name}: {standing}", markup=False)
         return
+    note(version=made.card.version)
     _show(made.card, versions.path(made.card.version))
     for line in next_commands(feature, made.card, versions.path(made.card.version)):
         console.print(f"  {line}", markup=False, highlight=False)

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from trivium.cli.audited import audited, note
 from trivium.settings import StoreSettings
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ Given = TypeVar("Given")
 
 
 @app.command("upgrade")
+@audited("db.upgrade", target="revision")
 def upgrade(
     revision: Annotated[str, typer.Argument(help="Where to stop; by default the newest.")] = "head",
 ) -> None:
@@ -33,6 +35,7 @@ def upgrade(
 
 
 @app.command("downgrade")
+@audited("db.downgrade", target="revision")
 def downgrade(revision: Annotated[str, typer.Argument(help="As in `trivium db current`, or base.")]) -> None:
     """Brings the schema back to an older revision; what that has no place for is dropped."""
     from trivium.store.schema import move
@@ -77,6 +80,7 @@ def check() -> None:
 
 
 @app.command("backup")
+@audited("db.backup", target="file")
 def backup(
     file: Annotated[Path, typer.Argument(help="The copy; must not be there yet.")],
 ) -> None:
@@ -91,6 +95,7 @@ def backup(
 
 
 @app.command("forget")
+@audited("db.forget", target="", which=lambda given: None if given["dry_run"] else "db.forget")
 def forget(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
 ) -> None:
@@ -104,6 +109,7 @@ def forget(
         return await forget_all(database, Console(stderr=True), dry=dry_run)
 
     rows = _with_database(run)
+    note(rows=sum(rows.values()))
     table = Table("table", "rows", "why")
     for (name, why), count in rows.items():
         table.add_row(name, f"{count:,}", why)

@@ -9,6 +9,7 @@ import typer
 from rich.progress import Progress
 from rich.table import Column, Table
 
+from trivium.cli.audited import audited, made
 from trivium.cli.screen import Console
 from trivium.errors import TriviumError
 from trivium.features import Feature, find_feature
@@ -24,6 +25,11 @@ errors = Console(stderr=True, soft_wrap=True)
 NOTHING_TO_SAY = 2
 
 
+@audited(
+    "drift.reference",
+    which=lambda given: "drift.reference" if given["reference"] or given["reset_reference"] else None,
+    detail=("reference", "reset_reference"),
+)
 def drift(
     name: Annotated[str, typer.Argument(help="The feature.")],
     window: Annotated[
@@ -105,6 +111,7 @@ async def _reference(
     if file:
         source = f"{file.name} of the command line"
         found = await check.make_reference(feature, read_reference(file, feature), source, dated=False)
+        await made()
     elif reset:
         found = await check.reset(feature)
         if not isinstance(found, NotEnough):

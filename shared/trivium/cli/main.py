@@ -6,6 +6,7 @@ import typer
 from pydantic import ValidationError
 
 from trivium.cli import (
+    audit,
     compare,
     costs,
     data,
@@ -47,6 +48,7 @@ app.add_typer(results.app, name="results")
 app.add_typer(prompt.app, name="prompt")
 app.command("precompute")(precompute.precompute)
 app.command("costs")(costs.costs)
+app.command("audit")(audit.audit)
 app.command("edge-cases")(edge_cases.edge_cases)
 app.command("eval")(evaluate.evaluate)
 app.command("compare")(compare.compare)

@@ -18,6 +18,7 @@ from pathlib import Path
 import aiohttp
 from rich.console import Console
 
+from trivium.cli.audited import actor
 from trivium.cli.precompute import told, watch
 from trivium.cli.processes import Child, Part, ProcessFile
 from trivium.domain.variants import PrecomputedVariant
@@ -27,8 +28,10 @@ from trivium.flags import FlagSettings
 from trivium.precompute.starting import new_run
 from trivium.settings import DEFAULT_SERVICE_KEY, SERVICE_KEY_FILE, StoreSettings
 from trivium.store.archive import ArchiveRepository
+from trivium.store.audit import AuditRepository
 from trivium.store.engine import Database, migrate
-from trivium.store.keys import SCOPES, KeyCache, KeyRepository
+from trivium.store.key_cache import KeyCache
+from trivium.store.keys import SCOPES, KeyRepository
 from trivium.store.runs import RunRepository
 
 MIN_FREE_BYTES = 200_000_000
@@ -232,8 +235,10 @@ class Platform:
             with contextlib.suppress(Unauthenticated):
                 await KeyCache(keys).authenticate(secret)
                 return secret
-        _, secret = await keys.create("development", list(SCOPES))
+        key, secret = await keys.create("development", list(SCOPES))
         _write_secret(path, secret)
+        about = {"key": key.own_id, "scopes": ",".join(SCOPES), "command": "up"}
+        await AuditRepository(database).record(actor(), "keys.create", "development", "done", about)
         return secret
 
     async def _precompute(self, database: Database, catalogue: Catalogue) -> None:

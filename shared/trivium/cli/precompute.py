@@ -9,6 +9,7 @@ from rich.console import Console as AnyConsole
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from trivium.cli.audited import audited, made
 from trivium.cli.screen import Console
 from trivium.errors import ConfigurationError, InvalidRequest, Unavailable
 from trivium.features import find_feature
@@ -22,6 +23,7 @@ POLL_S = 0.2
 STILL_S = 60.0
 
 
+@audited("runs.start", target="feature", detail=("variant", "source", "force"))
 def precompute(
     feature: Annotated[str, typer.Argument(help="A feature with a precomputed variant.")],
     variant: Annotated[str | None, typer.Option(help="By default the one that is served.")] = None,
@@ -93,6 +95,7 @@ async def _start_and_watch(settings: StoreSettings, new: "NewRun", overlap: str,
     database = Database(settings.resolved_database_url)
     try:
         run_id, created = await RunRepository(database).start(new, overlap=overlap)
+        await made(run=run_id)
         typer.echo(run_id)
         if not created:
             console.print(f"the run of the key {new.idempotency_key!r} stands already")

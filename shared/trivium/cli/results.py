@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
+from trivium.cli.audited import audited
 from trivium.domain.variants import PrecomputedVariant
 from trivium.errors import NotFound
 from trivium.features import Catalogue, load_catalogue
@@ -27,6 +28,12 @@ def list_results() -> None:
 
 
 @app.command("prune")
+@audited(
+    "results.prune",
+    target="feature",
+    which=lambda given: None if given["dry_run"] else "results.prune",
+    detail=("runs_days",),
+)
 def prune(
     feature: Annotated[str | None, typer.Argument(help="By default all features.")] = None,
     runs_days: Annotated[float, typer.Option(help="Also forgets runs that ended so many days ago.")] = 30.0,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from trivium.cli.audited import acting, audited
 from trivium.cli.review_display import show, text
 from trivium.cli.screen import Console
 from trivium.errors import SchemaViolation
@@ -28,6 +29,11 @@ console = Console(soft_wrap=True)
 errors = Console(stderr=True, soft_wrap=True)
 
 
+@audited(
+    "review.decide",
+    which=lambda given: "review.decide" if given["accept"] or given["amend"] or given["drop"] else None,
+    detail=("accept", "value", "amend", "drop", "reason", "by"),
+)
 def review(
     name: Annotated[str, typer.Argument(help="The feature.")],
     list_only: Annotated[bool, typer.Option("--list", help="Only show what is queued.")] = False,
@@ -185,7 +191,9 @@ def _interactive(desk: Desk, who: str) -> None:
             if answer == "q":
                 break
             if answer != "s":
-                desk.decide(answer)
+                about = {"input": answer.input_hash, "verdict": answer.verdict, "by": who}
+                with acting("review.decide", desk.feature.name, **about):
+                    desk.decide(answer)
                 left -= 1
     except (KeyboardInterrupt, EOFError, typer.Abort):
         console.print()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from trivium.cli.audited import Given, audited, note
 from trivium.cli.rollout_shown import decision_object, show, status_object
 from trivium.cli.rollout_sources import RolloutSettings, opened
 from trivium.domain.rollout import Action, Decision, Stage
@@ -48,6 +49,18 @@ class Refused(Exception):
         self.what = what
 
 
+def _which(given: Given) -> str | None:
+    chosen = [name for name in ("advance", "hold", "roll_back") if given[name]]
+    return f"rollout.{chosen[0]}" if chosen else None
+
+
+@audited(
+    "rollout.advance",
+    "rollout.hold",
+    "rollout.roll_back",
+    which=_which,
+    detail=("to", "override", "reason", "by"),
+)
 def rollout(
     name: Annotated[str, typer.Argument(help="The feature.")],
     advance: Annotated[bool, typer.Option("--advance", help="To the next stage.")] = False,
@@ -77,12 +90,14 @@ def rollout(
             _show(asyncio.run(_look(settings, wish.feature)), as_json)
         else:
             made = asyncio.run(_carry_out(settings, catalogue, asked, wish))
+            note(decision=made.id, from_stage=made.from_stage.value, to_stage=made.to_stage.value)
             typer.echo(json.dumps(decision_object(made)) if as_json else _told(made))
     except Refused as refused:
         shown = warnings if as_json else console
         shown.print(f"[red]{refused.what}[/]: {name}")
         for why in (*refused.why, refused.hint):
             shown.print(f"  {why}", markup=False)
+        note(why="; ".join(refused.why))
         raise typer.Exit(1) from None
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from trivium.cli.audited import audited
 from trivium.domain.variants import EdgeVariant
 from trivium.errors import ConfigurationError
 from trivium.features import Feature, find_feature
@@ -42,6 +43,7 @@ ReduceRange = Annotated[
 ]
 
 
+@audited("model.train", target="feature", detail=("data", "version"))
 def train(
     feature: FeatureName,
     data: Data,

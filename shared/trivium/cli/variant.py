@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from trivium.cli.audited import audited, note
 from trivium.cli.evaluate import variant_of
 from trivium.features import Feature, find_feature
 from trivium.llm.settings import BackendSettings
@@ -44,6 +45,7 @@ def list_variants(name: Name) -> None:
 
 
 @app.command("promote")
+@audited("variant.promote", detail=("variant", "reason", "by"))
 def promote(
     name: Name,
     variant: Annotated[str, typer.Argument(help="The variant that is to be served.")],
@@ -69,6 +71,7 @@ def promote(
                 console.print(f"  {told}", markup=False)
             return 1
         was = feature.manifest.serve
+        note(version=row["version"], was=was)
         write(feature, variant, row, by=who, reason=reason)
         console.print(f"{name} {variant} {row['version']} is promoted" + _moved(was, variant))
         return 0

@@ -8,13 +8,15 @@ from math import isfinite
 import structlog
 
 from trivium.domain.rollout import Action, Stage
-from trivium.errors import Conflict
+from trivium.errors import Conflict, Unavailable
 from trivium.features import Feature
 from trivium.metrics import GUARD_ACTIONS, GUARD_CHECKS, GUARD_LAST_LOOK, GUARD_LOWER_BOUND
 from trivium.rollouts.arms import METRICS, Finding, Rules, compare
 from trivium.rollouts.stages import Rollouts, Standing
 from trivium.rollouts.status import GUARD
 from trivium.store.attempts import AttemptRepository
+from trivium.store.audit import GUARD as GUARD_ACTOR
+from trivium.store.audit import AuditRepository, Outcome
 from trivium.store.outcomes import OutcomeRepository
 
 log = structlog.get_logger()
@@ -41,6 +43,7 @@ class Guard:
     outcomes: OutcomeRepository
     attempts: AttemptRepository
     settle_s: float
+    audit: AuditRepository | None = None
 
     async def check(self, feature: Feature) -> Finding:
         """One look: rolls back on a proven regression, holds on a sample-ratio mismatch, each once.
@@ -98,7 +101,10 @@ class Guard:
             )
         except Conflict as error:
             log.warning("guard_overtaken", feature=feature.name, action=action, detail=error.detail)
+            await self._enter(feature.name, action, "refused", {"why": error.detail})
             return
+        moved = {"from_stage": made.from_stage.value, "to_stage": made.to_stage.value}
+        await self._enter(feature.name, action, "done", {"decision": made.id, "reason": made.reason, **moved})
         GUARD_ACTIONS.labels(feature.name, action).inc()
         log.warning(
             "guard_acted",
@@ -110,6 +116,15 @@ class Guard:
             decision=made.id,
             reason=made.reason,
         )
+
+    async def _enter(self, feature: str, action: Action, outcome: Outcome, detail: dict[str, str]) -> None:
+        """Enters an act into the audit log; it stands as a decision even where that cannot be."""
+        if self.audit is None:
+            return
+        try:
+            await self.audit.record(GUARD_ACTOR, f"rollout.{action}", feature, outcome, detail)
+        except Unavailable as error:
+            log.error("not_audited", feature=feature, action=action, detail=error.detail)
 
 
 def _show(feature: str, finding: Finding) -> None:

@@ -1,24 +1,27 @@
-"""API keys: shown once, stored as a hash, cached in memory."""
+"""API keys: shown once, stored as a hash."""
 
 import hashlib
+import re
 import secrets
 import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import structlog
-from sqlalchemy import insert, select, update
+from sqlalchemy import insert, or_, select, update
 
-from trivium.errors import Forbidden, InvalidRequest, Unauthenticated, Unavailable
+from trivium.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from trivium.store.engine import Database
 from trivium.store.tables import api_key
 from trivium.telemetry import new_id
 
-log = structlog.get_logger()
 SCOPES = ("infer", "feedback", "precompute", "admin")
 PREFIX = "trv_"
-_REFRESH_S = 5.0
-_MISSES_A_SECOND = 20
+OVERLAP_S = 86_400.0
+_NAME = re.compile(r"(route/)?[A-Za-z0-9][\w.-]*", re.ASCII)
+_MOST_NAME = 128
+_COPIED = ("name", "scopes", "features", "requests_per_minute", "tokens_per_minute", "monthly_usd")
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,20 +38,38 @@ UNLIMITED = Allowance()
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """What a key may do."""
+    """What a key may do.
+
+    `id` is by whom its traffic is recorded and limited: that of the first key of its line, so that a
+    successor has the same answers, budget and idempotency. `own_id` is its row's. `features` None: all.
+    """
 
     id: str
     name: str
     scopes: frozenset[str]
     expires_at: float | None
     allowance: Allowance = UNLIMITED
+    features: frozenset[str] | None = None
+    own_id: str = ""
 
-    def demand(self, scope: str) -> "Key":
-        """Raises Forbidden without the scope; `admin` holds every scope."""
-        if scope not in self.scopes and "admin" not in self.scopes:
+    def demand(self, *scopes: str) -> "Key":
+        """Raises Forbidden without one of the scopes; none holds another."""
+        if not self.scopes.intersection(scopes):
             has = ", ".join(sorted(self.scopes))
-            raise Forbidden(f"Key {self.name!r} lacks the scope {scope!r}; it has {has}")
+            wanted = " or ".join(map(repr, scopes))
+            raise Forbidden(f"Key {self.name!r} lacks the scope {wanted}; it has {has}")
         return self
+
+    def may_call(self, name: str) -> bool:
+        """Whether it may call a feature, or a route as `route/<name>`."""
+        return self.features is None or name in self.features
+
+    def demand_feature(self, name: str) -> None:
+        """Raises Forbidden for a feature that it may not call, whether or not there is such a feature."""
+        if not self.may_call(name):
+            has = ", ".join(sorted(self.features or ()))
+            what = name if name.startswith("route/") else f"the feature {name[:_MOST_NAME]!r}"
+            raise Forbidden(f"Key {self.name!r} may not call {what}; it is limited to {has}")
 
 
 def sha256_of(secret: str) -> str:
@@ -68,28 +89,63 @@ class KeyRepository:
         scopes: list[str],
         days: float | None = None,
         allowance: Allowance = UNLIMITED,
+        features: Sequence[str] | None = None,
     ) -> tuple[Key, str]:
-        """Makes a key; the secret is returned here and can never be read again."""
+        """Makes a key; the secret is returned here and can never be read again.
+
+        Raises:
+            InvalidRequest: a scope is unknown, or what it is limited to can be no feature's name.
+        """
         unknown = [scope for scope in scopes if scope not in SCOPES]
         if unknown or not scopes:
             raise InvalidRequest(f"scopes: {unknown or 'none'}; there are {', '.join(SCOPES)}")
-        secret = PREFIX + secrets.token_urlsafe(32)
-        now = time.time()
-        expires_at = now + days * 86_400 if days else None
-        row = {
-            "id": new_id(),
+        made = {
             "name": name,
-            "sha256": sha256_of(secret),
             "scopes": sorted(set(scopes)),
-            "created_at": now,
-            "expires_at": expires_at,
+            "features": None if features is None else _checked_features(features),
             **asdict(allowance),
         }
+        row, secret = _new_row(made, days * 86_400 if days else None)
         async with self._database.transaction() as connection:
             await connection.execute(insert(api_key), row)
-        return _key(row), secret
+        return _key(row, {}), secret
 
-    async def list(self) -> list[dict[str, Any]]:
+    async def rotate(
+        self, key_id: str, overlap_s: float = OVERLAP_S, days: float | None = None
+    ) -> tuple[Key, str, float]:
+        """Makes a key's successor, with its scopes, features and limits; the old one ends after the overlap.
+
+        A key that expires has a successor that lives as long as it was to live, or `days`.
+
+        Returns:
+            The successor, its secret, and when the old key ends (Unix seconds): at the latest when it would
+            have ended anyway.
+
+        Raises:
+            NotFound: there is no valid key of the id. Conflict: it has a successor already.
+        """
+        own, now = api_key.c, time.time()
+        async with self._database.transaction() as connection:
+            await self._database.serialise(connection, "api_key:rotate")
+            wanted = select(api_key).where(own.id == key_id, own.revoked_at.is_(None))
+            old = (await connection.execute(wanted)).mappings().first()
+            if old is None or (old["expires_at"] is not None and old["expires_at"] <= now):
+                raise NotFound(f"There is no valid key {key_id}")
+            lives_s = _life_s(dict(old))
+            before = select(api_key).where(own.replaces == key_id).order_by(own.created_at)
+            for successor in (await connection.execute(before)).mappings():
+                if successor["revoked_at"] is None:
+                    raise Conflict(f"Key {key_id} has the successor {successor['id']}; rotate or revoke that")
+                lives_s = _life_s(dict(successor))  # the old one's end is no longer its own
+            lives_s = days * 86_400 if days else lives_s
+            row, secret = _new_row({name: old[name] for name in _COPIED}, lives_s, replaces=key_id)
+            ends = min(now + overlap_s, old["expires_at"] or float("inf"))
+            await connection.execute(insert(api_key), row)
+            await connection.execute(update(api_key).where(own.id == key_id).values(expires_at=ends))
+            replaced = await _replaced(connection)
+        return _key(row, replaced), secret, ends
+
+    async def list(self) -> list[Row]:
         """All keys, without what could be used to log in."""
         columns = [c for c in api_key.c if c.name != "sha256"]
         async with self._database.transaction() as connection:
@@ -103,63 +159,71 @@ class KeyRepository:
             return (await connection.execute(statement.values(revoked_at=time.time()))).rowcount == 1
 
     async def valid(self, sha256: str | None = None) -> dict[str, Key]:
-        """Valid keys by their hash: all of them, or the one asked for."""
+        """Keys that are not revoked by their hash: all of them, or the one asked for."""
         statement = select(api_key).where(api_key.c.revoked_at.is_(None))
         if sha256:
             statement = statement.where(api_key.c.sha256 == sha256)
         async with self._database.transaction() as connection:
-            rows = (await connection.execute(statement)).mappings()
-            return {row["sha256"]: _key(dict(row)) for row in rows}
+            rows = (await connection.execute(statement)).mappings().all()
+            replaced = await _replaced(connection) if any(row["replaces"] for row in rows) else {}
+            return {row["sha256"]: _key(dict(row), replaced) for row in rows}
+
+    async def note_use(self, used: Mapping[str, float]) -> None:
+        """Notes when keys were last used (Unix seconds by row id); never an earlier time than is noted."""
+        own = api_key.c
+        async with self._database.transaction() as connection:
+            for key_id, at in sorted(used.items()):
+                newer = or_(own.last_used_at.is_(None), own.last_used_at < at)
+                await connection.execute(
+                    update(api_key).where(own.id == key_id, newer).values(last_used_at=at)
+                )
 
 
-class KeyCache:
-    """Keys in memory, so that authentication outlives the database.
-
-    The whole set is read anew every five seconds, which is also how long a revoked key works on. A
-    key that is not in it is looked up once (a bounded number of times a second), so that a new key
-    works at once.
-    """
-
-    def __init__(self, repository: KeyRepository) -> None:
-        self._repository = repository
-        self._keys: dict[str, Key] = {}
-        self._misses: list[float] = []
-        self.loaded = False
-
-    async def refresh(self) -> None:
-        """Reads the keys; keeps the old ones if the database is away."""
-        try:
-            self._keys = await self._repository.valid()
-            self.loaded = True
-        except Unavailable:
-            log.warning("keys_not_refreshed", cached=len(self._keys))
-
-    async def authenticate(self, secret: str) -> Key:
-        """The key of a secret.
-
-        Raises:
-            Unauthenticated: it is unknown, revoked or expired.
-            Unavailable: it is not cached, and the database is away.
-        """
-        hashed = sha256_of(secret)
-        key = self._keys.get(hashed) or await self._look_up(hashed)
-        if key is None:
-            raise Unauthenticated("The API key is unknown or revoked")
-        if key.expires_at is not None and key.expires_at < time.time():
-            raise Unauthenticated("The API key has expired")
-        return key
-
-    async def _look_up(self, hashed: str) -> Key | None:
-        now = time.monotonic()
-        self._misses = [at for at in self._misses if at > now - 1]
-        if len(self._misses) >= _MISSES_A_SECOND:
-            return None
-        self._misses.append(now)
-        found = await self._repository.valid(hashed)
-        self._keys |= found
-        return found.get(hashed)
+async def _replaced(connection: Any) -> dict[str, str]:
+    """What each successor replaces, revoked ones included."""
+    own = api_key.c
+    rows = await connection.execute(select(own.id, own.replaces).where(own.replaces.is_not(None)))
+    return {row.id: row.replaces for row in rows}
 
 
-def _key(row: dict[str, Any]) -> Key:
-    allowance = Allowance(row["requests_per_minute"], row["tokens_per_minute"], row["monthly_usd"])
-    return Key(row["id"], row["name"], frozenset(row["scopes"]), row["expires_at"], allowance)
+def _checked_features(features: Iterable[str]) -> list[str]:
+    names = sorted(set(features))
+    wrong = [name for name in names if len(name) > _MOST_NAME or not _NAME.fullmatch(name)]
+    if wrong or not names:
+        raise InvalidRequest(
+            f"features: {wrong or 'none'}; give names of features, or of routes as route/<name>"
+        )
+    return names
+
+
+def _life_s(row: Mapping[str, Any]) -> float | None:
+    return None if row["expires_at"] is None else row["expires_at"] - row["created_at"]
+
+
+def _new_row(copied: Row, lives_s: float | None, replaces: str | None = None) -> tuple[Row, str]:
+    secret = PREFIX + secrets.token_urlsafe(32)
+    now = time.time()
+    row = {
+        **copied,
+        "id": new_id(),
+        "sha256": sha256_of(secret),
+        "created_at": now,
+        "expires_at": now + lives_s if lives_s else None,
+        "replaces": replaces,
+    }
+    return row, secret
+
+
+def _key(row: Row, replaced: Mapping[str, str]) -> Key:
+    first = row["id"] if row["replaces"] is None else row["replaces"]
+    while first in replaced:
+        first = replaced[first]
+    return Key(
+        id=first,
+        name=row["name"],
+        scopes=frozenset(row["scopes"]),
+        expires_at=row["expires_at"],
+        allowance=Allowance(row["requests_per_minute"], row["tokens_per_minute"], row["monthly_usd"]),
+        features=None if row["features"] is None else frozenset(row["features"]),
+        own_id=row["id"],
+    )

@@ -96,16 +96,22 @@ def audit_events(before: float) -> Sweep:
 
 
 def keys(before: float) -> Sweep:
-    """Takes away keys that were revoked or expired before a moment and that no row of the ledger names."""
+    """Takes away keys that ended before a moment and that neither the ledger nor a successor names."""
     own = api_key.c
     tried = select(attempt.c.number).where(attempt.c.key_id == own.id)
     said = select(feedback.c.id).where(feedback.c.key_id == own.id)
+    # Of a line of keys the first names its traffic: it is found from the last through all between.
+    successor = api_key.alias()
+    followed = select(successor.c.id).where(successor.c.replaces == own.id)
     return Sweep(
         "api_key",
         "keys that ended over TRIVIUM_RETENTION_KEYS_DAYS ago and that nothing names",
         api_key,
         (own.id,),
-        goes=or_(own.revoked_at < before, own.expires_at < before) & ~tried.exists() & ~said.exists(),
+        goes=or_(own.revoked_at < before, own.expires_at < before)
+        & ~tried.exists()
+        & ~said.exists()
+        & ~followed.exists(),
     )
 
 

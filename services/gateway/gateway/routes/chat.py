@@ -17,15 +17,24 @@ from gateway.routes.chat_docs import MODELS, REQUEST, RESPONSES
 from gateway.routes.chat_features import answer_feature
 from gateway.routes.openai_errors import openai_error
 from gateway.routes.openai_stream import EventStream, while_there
-from gateway.state import GatewayState, state_of, wants_fresh
+from gateway.state import GatewayState, admitted, demand_feature, state_of, wants_fresh
 from trivium.domain.inference import Inference
-from trivium.errors import FieldFault, InvalidRequest, MalformedBody, StepError, TooLarge, TriviumError
+from trivium.domain.route import PREFIX
+from trivium.errors import (
+    FieldFault,
+    InvalidRequest,
+    MalformedBody,
+    NotFound,
+    StepError,
+    TooLarge,
+    TriviumError,
+)
 from trivium.http import DEADLINE_HEADER
 from trivium.llm.provider import Chunk, Json
 from trivium.metrics import CHAT_REQUESTS
 from trivium.store.keys import Key
 from trivium.tracing import TEMPLATE
-from trivium.web import bearer, refuse_unstorable
+from trivium.web import refuse_unstorable
 
 log = structlog.get_logger()
 FEATURE = "feature/"
@@ -91,15 +100,17 @@ async def chat_completions(request: Request) -> Response:
     `model` is `route/<name>`, a name that a route matches, or `feature/<name>`.
     """
     state = state_of(request)
-    key = await _key(request, state)
+    key = await admitted(request, "infer")
     body = _checked(await _read(request, state.settings.chat_max_body_bytes))
     model: str = body["model"]
     deadline_ms = _deadline_ms(request)
     subject_id = str(body.get("user") or body.get("safety_identifier") or f"key:{key.id}")[:256]
     if model.startswith(FEATURE):
         name, fresh = model.removeprefix(FEATURE), wants_fresh(request)
+        demand_feature(key, name)
         answering = answer_feature(state, name, body, key, subject_id, deadline_ms, fresh=fresh)
         return await while_there(request, answering)
+    _demand_route(state, key, model)
     asked = {name: value for name, value in body.items() if name not in _OURS}
     exchange = state.chats.begin(model, asked, key, subject_id, deadline_ms, fresh=wants_fresh(request))
     await state.chats.admit(exchange)
@@ -110,12 +121,24 @@ async def chat_completions(request: Request) -> Response:
 
 @router.get("/models", responses=MODELS)
 async def models(request: Request) -> Response:
-    """The routes and features that can be called by their names; never what stands behind them."""
+    """The routes and features that the key can call by their names; never what stands behind them."""
     state = state_of(request)
-    await _key(request, state)
-    names = [*state.chats.routes.names, *(FEATURE + feature.name for feature in state.catalogue)]
+    key = await admitted(request, "infer", "admin")
+    names = [name for name in state.chats.routes.names if key.may_call(name)]
+    names += [FEATURE + feature.name for feature in state.catalogue if key.may_call(feature.name)]
     listed = [{"id": name, "object": "model", "created": 0, "owned_by": "trivium"} for name in names]
     return Response(orjson.dumps({"object": "list", "data": listed}), media_type="application/json")
+
+
+def _demand_route(state: GatewayState, key: Key, model: str) -> None:
+    """Raises Forbidden for a route that a key may not call, whether or not there is such a route."""
+    if key.features is None:
+        return
+    try:
+        name = state.chats.routes.find(model).name
+    except NotFound:
+        name = PREFIX + model.removeprefix(PREFIX)
+    demand_feature(key, name)
 
 
 async def _completed(state: GatewayState, exchange: Exchange) -> Response:
@@ -186,10 +209,6 @@ def _headers(exchange: Exchange) -> dict[str, str]:
 
 def _model(exchange: Exchange) -> str | None:
     return exchange.made.served_by.model if exchange.made else None
-
-
-async def _key(request: Request, state: GatewayState) -> Key:
-    return (await state.keys.authenticate(bearer(request))).demand("infer")
 
 
 async def _read(request: Request, max_bytes: int) -> bytes:

@@ -86,5 +86,5 @@ MODELS: Responses = {
         "description": "A list, in OpenAI's shape.",
         "content": {"application/json": {"schema": _LIST}},
     },
-    **_errors(401, 403, 503),
+    **_errors(401, 403, 429, 503),
 }

@@ -7,13 +7,13 @@ from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, Field
 
 from gateway.routes.problems import PROBLEMS
-from gateway.state import GatewayState, State, scope
+from gateway.state import GatewayState, State, demand_feature, scope
 from trivium.domain.route import PREFIX
 from trivium.store.costs import Costs
 from trivium.store.keys import Key
 
 router = APIRouter(prefix="/v1", tags=["costs"], responses=PROBLEMS)
-Infer = Annotated[Key, Depends(scope("infer"))]
+Reader = Annotated[Key, Depends(scope("infer", "admin"))]
 Days = Annotated[int, Query(ge=1, le=366, description="Days to look back, today included.")]
 
 
@@ -67,15 +67,16 @@ class CostsOut(BaseModel):
 
 
 @router.get("/features/{feature}/costs")
-async def feature_costs(feature: str, state: State, _: Infer, days: Days = 30) -> CostsOut:
+async def feature_costs(feature: str, state: State, _: Reader, days: Days = 30) -> CostsOut:
     """What a feature cost, and its projected month at 5, 25, 50 and 100 % of its traffic."""
     budget = state.catalogue.get(feature).manifest.budget.monthly_usd
     return await _out(state, feature, days, budget)
 
 
 @router.get("/routes/{route}/costs")
-async def route_costs(route: str, state: State, _: Infer, days: Days = 30) -> CostsOut:
+async def route_costs(route: str, state: State, key: Reader, days: Days = 30) -> CostsOut:
     """What a route cost, and its projected month."""
+    demand_feature(key, PREFIX + route)
     found = state.chats.routes.find(PREFIX + route)
     return await _out(state, found.name, days, found.spec.monthly_usd)
 

@@ -18,6 +18,7 @@ from trivium.web import StrictRoute
 
 router = APIRouter(prefix="/v1/features", tags=["features"], responses=PROBLEMS, route_class=StrictRoute)
 Infer = Annotated[Key, Depends(scope("infer"))]
+Reader = Annotated[Key, Depends(scope("infer", "admin"))]
 
 
 class SubjectIn(BaseModel):
@@ -99,13 +100,13 @@ async def infer(
 
 
 @router.get("")
-async def list_features(state: State, _: Infer) -> list[FeatureOut]:
-    """Every feature."""
-    return [_feature_out(feature) for feature in state.catalogue]
+async def list_features(state: State, key: Reader) -> list[FeatureOut]:
+    """Every feature that the key may call."""
+    return [_feature_out(feature) for feature in state.catalogue if key.may_call(feature.name)]
 
 
 @router.get("/{feature}")
-async def get_feature(feature: str, state: State, _: Infer) -> FeatureOut:
+async def get_feature(feature: str, state: State, _: Reader) -> FeatureOut:
     """One feature."""
     return _feature_out(state.catalogue.get(feature))
 

@@ -11,10 +11,10 @@ from fastapi import APIRouter, Depends, Header
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from gateway.routes.problems import PROBLEMS
-from gateway.state import GatewayState, State, scope
+from gateway.state import GatewayState, State, demand_feature, scope
 from trivium.domain.feedback import WITH_VALUE, Feedback, Kind
 from trivium.edit_distance import edit_distance
-from trivium.errors import InvalidRequest, NotFound, SchemaViolation, Unavailable
+from trivium.errors import Conflict, InvalidRequest, NotFound, SchemaViolation, Unavailable
 from trivium.metrics import FEEDBACK
 from trivium.openapi import problem
 from trivium.store.keys import Key
@@ -74,7 +74,15 @@ class FeedbackOut(BaseModel):
     )
 
 
-@router.post("", status_code=201, responses={409: problem("The Idempotency-Key was used.")})
+@router.post(
+    "",
+    status_code=201,
+    responses={
+        409: problem(
+            "The Idempotency-Key was used; or a key that is limited to features came before the record."
+        )
+    },
+)
 async def give_feedback(
     body: FeedbackIn,
     state: State,
@@ -82,7 +90,7 @@ async def give_feedback(
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
 ) -> FeedbackOut:
     """Stores an event durably, then acknowledges it; also before its inference has been stored."""
-    row = await _about(state, body)
+    row = await _about(state, body, key)
     if row and body.value is not None:
         _check_value(state, row, body.value)
     now = time.time()
@@ -112,8 +120,20 @@ async def give_feedback(
     )
 
 
-async def _about(state: GatewayState, body: FeedbackIn) -> Row | None:
-    """The inference that a right output is about; None where it is not known yet."""
+async def _about(state: GatewayState, body: FeedbackIn, key: Key) -> Row | None:
+    """The inference that a right output is about; None where it is not known yet.
+
+    Raises:
+        Forbidden: it is of a feature that the key may not call. Conflict, Unavailable: the key is limited
+        to some, and nobody knows yet which the inference is of.
+    """
+    if key.features is not None:
+        row = await state.recorder.find(str(body.inference_id))
+        if row is None:
+            told = f"Inference {body.inference_id} is not stored yet, so its feature is not known"
+            raise Conflict(f"{told}, and this key is limited to some; try again", retry_after_s=2)
+        demand_feature(key, row["feature"])
+        return row
     if body.value is not None:
         with suppress(Unavailable):
             return await state.recorder.find(str(body.inference_id))

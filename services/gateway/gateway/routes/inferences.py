@@ -13,13 +13,13 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, Field
 
 from gateway.routes.problems import PROBLEMS
-from gateway.state import MAX_STREAMS, GatewayState, State, scope
+from gateway.state import MAX_STREAMS, GatewayState, State, demand_feature, scope
 from trivium.errors import NotFound, Unavailable
 from trivium.store.keys import Key
 from trivium.web import StrictRoute
 
 router = APIRouter(prefix="/v1/inferences", tags=["inferences"], responses=PROBLEMS, route_class=StrictRoute)
-Infer = Annotated[Key, Depends(scope("infer"))]
+Reader = Annotated[Key, Depends(scope("infer", "admin"))]
 RETRY_MS = 500
 EVENTS_S = 60.0
 POLL_S = 0.25
@@ -124,7 +124,7 @@ def inference_out(row: dict[str, Any]) -> InferenceOut | GeneratingOut:
 
 
 @router.get("/{inference_id}", response_model=InferenceOut, responses=GENERATING)
-async def read_back(inference_id: UUID, state: State, key: Infer) -> InferenceOut | Response:
+async def read_back(inference_id: UUID, state: State, key: Reader) -> InferenceOut | Response:
     """An answer that was given to this key; an `admin` key reads every answer.
 
     One that was being generated is answered as soon as the worker has computed it, and after a minute
@@ -140,7 +140,7 @@ async def read_back(inference_id: UUID, state: State, key: Infer) -> InferenceOu
         200: {"content": {"text/event-stream": {}}, "description": "Events `generating`, `done`, `timeout`."}
     },
 )
-async def events(inference_id: UUID, state: State, key: Infer) -> StreamingResponse:
+async def events(inference_id: UUID, state: State, key: Reader) -> StreamingResponse:
     """Server-sent events: `generating` at once, and `done` with the answer when it is there.
 
     The stream ends with `done`, or with `timeout` after a minute.
@@ -157,6 +157,7 @@ async def _row(state: GatewayState, inference_id: UUID, key: Key) -> dict[str, A
     row = await state.recorder.find(str(inference_id))
     if row is None or (row["key_id"] != key.id and "admin" not in key.scopes):
         raise NotFound(f"There is no inference {inference_id}")
+    demand_feature(key, row["feature"])
     return await state.serving.settled(row)
 
 

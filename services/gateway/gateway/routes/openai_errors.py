@@ -25,10 +25,10 @@ log = structlog.get_logger()
 KINDS = {
     400: "The request is wrong, or the provider refused it; `param` names the field.",
     401: "No key, or not a valid one.",
-    403: "The key lacks the scope.",
+    403: "The key lacks the scope, or may not call the route or feature.",
     404: "There is no such route or feature.",
     413: "The body is too large.",
-    429: "A limit of the key, a budget or the provider's limit is reached.",
+    429: "A limit of the key, a budget or the provider's limit is reached, or wrong keys came from here.",
     502: "No target could answer.",
     503: "No target could be asked.",
     504: "No target answered in time.",

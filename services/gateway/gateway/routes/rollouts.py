@@ -17,7 +17,7 @@ from trivium.store.keys import Key
 from trivium.store.outcomes import Part
 
 router = APIRouter(prefix="/v1/features", tags=["rollouts"], responses=PROBLEMS)
-Infer = Annotated[Key, Depends(scope("infer"))]
+Reader = Annotated[Key, Depends(scope("infer", "admin"))]
 
 
 class EstimateOut(BaseModel):
@@ -105,7 +105,7 @@ class DecisionsOut(BaseModel):
 async def feature_status(
     feature: str,
     state: State,
-    _: Infer,
+    _: Reader,
     by: Annotated[
         Literal["day", "variant", "stage"] | None, Query(description="Split the latest 30 days.")
     ] = None,
@@ -123,7 +123,7 @@ async def feature_status(
 async def feature_decisions(
     feature: str,
     state: State,
-    _: Infer,
+    _: Reader,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     after: Annotated[str | None, Query(max_length=36, description="The `next` of the page before.")] = None,
 ) -> DecisionsOut:

@@ -11,8 +11,9 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import ClientDisconnect
 
+from gateway.routes.audited import AuditedRoute, AuditedStrictRoute, audited, note
 from gateway.routes.problems import PROBLEMS
-from gateway.state import GatewayState, State, scope
+from gateway.state import GatewayState, State, demand_feature, scope
 from trivium.domain.variants import PrecomputedVariant
 from trivium.errors import (
     Conflict,
@@ -33,12 +34,12 @@ from trivium.precompute.sources import of_lines, unpacked
 from trivium.precompute.starting import new_run, precomputed_variant
 from trivium.store.keys import Key
 from trivium.store.runs import NewRun, RunProgress
-from trivium.web import StrictRoute
 
-router = APIRouter(prefix="/v1", tags=["precompute"], responses=PROBLEMS, route_class=StrictRoute)
+router = APIRouter(prefix="/v1", tags=["precompute"], responses=PROBLEMS, route_class=AuditedStrictRoute)
 # The body of a run is read as a stream, line by line.
-streamed = APIRouter(prefix="/v1", tags=["precompute"], responses=PROBLEMS)
+streamed = APIRouter(prefix="/v1", tags=["precompute"], responses=PROBLEMS, route_class=AuditedRoute)
 Precompute = Annotated[Key, Depends(scope("precompute"))]
+Overseer = Annotated[Key, Depends(scope("precompute", "admin"))]
 LINES = ("application/x-ndjson", "application/jsonl", "application/jsonlines")
 LEASE_S = 30.0
 
@@ -142,6 +143,7 @@ _BODY = {
     },
     openapi_extra=_BODY,
 )
+@audited("runs.start")
 async def start_run(
     feature: str,
     request: Request,
@@ -168,13 +170,14 @@ async def start_run(
         raise UnsupportedMediaType(f"Content-Type {kind!r}: send application/json or {LINES[0]}")
     if not created:
         response.status_code = 200
+    note(request, run=run_id, created=created)
     response.headers["Location"] = f"/v1/precompute/{run_id}"
     return run_out(await state.runs.progress(run_id))
 
 
 @router.get("/features/{feature}/precompute")
 async def list_runs(
-    feature: str, state: State, _: Precompute, limit: Annotated[int, Query(ge=1, le=50)] = 20
+    feature: str, state: State, _: Overseer, limit: Annotated[int, Query(ge=1, le=50)] = 20
 ) -> list[RunOut]:
     """The latest runs of a feature, newest first."""
     state.catalogue.get(feature)
@@ -182,29 +185,31 @@ async def list_runs(
 
 
 @router.get("/precompute/{run_id}")
-async def watch_run(run_id: str, state: State, _: Precompute) -> RunOut:
+async def watch_run(run_id: str, state: State, key: Overseer) -> RunOut:
     """How far a run is."""
-    return run_out(await state.runs.progress(run_id))
+    return run_out(await _progress(state, run_id, key))
 
 
 @router.get("/precompute/{run_id}/dead")
 async def list_dead(
     run_id: str,
     state: State,
-    _: Precompute,
+    key: Overseer,
     after: Annotated[str, Query(max_length=512)] = "",
     limit: Annotated[int, Query(ge=1, le=1_000)] = 100,
 ) -> DeadPage:
     """What a run could not compute, and why."""
-    await state.runs.progress(run_id)
+    await _progress(state, run_id, key)
     items = await state.runs.dead_items(run_id, after, limit)
     following = items[-1]["entity_key"] if len(items) == limit else None
     return DeadPage(items=[DeadOut(**item) for item in items], next=following)
 
 
 @router.post("/precompute/{run_id}/cancel")
-async def cancel_run(run_id: str, state: State, _: Precompute) -> RunOut:
+@audited("runs.cancel")
+async def cancel_run(run_id: str, request: Request, state: State, key: Overseer) -> RunOut:
     """Ends a run; what it has stored stays. A run that has ended is left as it is."""
+    note(request, feature=(await _progress(state, run_id, key)).feature)
     await state.runs.cancel(run_id)
     return run_out(await state.runs.progress(run_id))
 
@@ -214,11 +219,23 @@ async def cancel_run(run_id: str, state: State, _: Precompute) -> RunOut:
     status_code=202,
     responses={409: problem("The run has not ended, or nothing of it is left to replay.")},
 )
-async def replay_run(run_id: str, state: State, response: Response, key: Precompute) -> RunOut:
+@audited("runs.replay")
+async def replay_run(
+    run_id: str, request: Request, state: State, response: Response, key: Precompute
+) -> RunOut:
     """Starts a run over what failed in an ended one."""
+    await _progress(state, run_id, key)
     made = await state.runs.replay(run_id, key.id)
+    note(request, run=made)
     response.headers["Location"] = f"/v1/precompute/{made}"
     return run_out(await state.runs.progress(made))
+
+
+async def _progress(state: GatewayState, run_id: str, key: Key) -> RunProgress:
+    """A run of a feature that the key may call; raises NotFound, Forbidden."""
+    run = await state.runs.progress(run_id)
+    demand_feature(key, run.feature)
+    return run
 
 
 def run_out(run: RunProgress) -> RunOut:
