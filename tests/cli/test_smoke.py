@@ -15,7 +15,7 @@ from support.edge import free_port
 from support.platform import ROOT, RunningPlatform, clean_environment
 
 pytestmark = pytest.mark.platform
-WRONG = "trv_0123456789abcdef_a-key-that-nobody-made"
+WRONG = "trv_0123456789abcdef_a-key-that-nobody-made"  # pragma: allowlist secret
 
 
 def smoke(url: str, key: str | None, *words: str, features: Path = ROOT / "features") -> tuple[int, str]:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+import helm_python
 import pytest
 from pydantic import AliasChoices
 from pydantic_settings import BaseSettings
@@ -11,7 +12,7 @@ from pydantic_settings import BaseSettings
 from batch_worker.settings import WorkerSettings
 from edge_model.settings import EdgeSettings
 from gateway.settings import GatewaySettings
-from support.charts import FILES, containers, render, rendered
+from support.charts import FILES, containers, find, pod_of, render, rendered
 from trivium.cli.smoke import KEY
 from trivium.load.options import LoadSettings
 from trivium.settings import Settings, StoreSettings
@@ -25,7 +26,7 @@ COMMANDS: dict[tuple[str, ...], type[BaseSettings] | None] = {
     ("trivium", "smoke"): Settings,
     ("trivium", "load"): LoadSettings,
 }
-STANDARD = ("OTEL_", "PYTHON")
+STANDARD = ("OTEL_", "PYTHON", "PGSSLROOTCERT")
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """Of the libraries that numpy and scipy multiply matrices with."""
 STORES = {"TRIVIUM_DATABASE_URL", "TRIVIUM_REDIS_URL", "TRIVIUM_EDGE_URL"}
@@ -48,6 +49,7 @@ EVERYTHING = {
             "serviceKey": "a",
             "databaseUrl": "b",
             "redisUrl": "c",
+            "databaseCa": "i",
             "unleashToken": "d",
             "unleashAdminToken": "e",
             "openaiApiKey": "f",
@@ -124,3 +126,63 @@ def test_threads_are_the_cores_of_the_limit_rounded_up(limit: str, threads: str)
     (worker,) = (c for _, c in containers(manifests) if c["name"] == "worker")
     given = {variable["name"]: variable.get("value") for variable in worker["env"]}
     assert [given[name] for name in THREADS] == [threads, threads]
+
+
+def test_the_database_is_verified_where_its_certificates_are_given() -> None:
+    keys = {"serviceKey": "a", "databaseUrl": "b", "redisUrl": "c", "databaseCa": "ca.pem"}
+    manifests = render({"secret": {"name": "given", "keys": keys}})
+    seen = set()
+    for workload, container in containers(manifests):
+        given = {variable["name"]: variable.get("value") for variable in container.get("env", ())}
+        if "TRIVIUM_DATABASE_URL" not in given:
+            assert "PGSSLROOTCERT" not in given
+            continue
+        seen.add(container["name"])
+        folder, _, file = str(given["PGSSLROOTCERT"]).rpartition("/")
+        (mount,) = (one for one in container["volumeMounts"] if one["mountPath"] == folder)
+        (volume,) = (one for one in pod_of(workload)["volumes"] if one["name"] == mount["name"])
+        assert volume["secret"] == {
+            "secretName": "given",
+            "items": [{"key": "ca.pem", "path": file}],
+        }  # pragma: allowlist secret
+    assert seen == {"gateway", "worker", "migrations"}
+
+
+@pytest.mark.parametrize("mode", ["service", "sidecar"])
+def test_who_fetches_models_may_have_an_image_and_credentials_of_its_own(mode: str) -> None:
+    models = {
+        "source": "url",
+        "url": "s3://models/of-ours",
+        "items": [{"model": "a/1", "sha256": "0" * 64}],
+        "credentialsSecret": "keys-of-the-store",  # pragma: allowlist secret
+        "image": {"repository": "with-s3fs"},
+    }
+    annotations = {"iam.example.com/role": "reads-models"}
+    edge = {"mode": mode, "models": models, "env": {"AWS_REGION": "eu-1"}}
+    manifests = render({"edge": {**edge, "serviceAccountAnnotations": annotations}})
+    found = [c for _, c in containers(manifests) if c["name"] == "fetch-models"]
+    assert len(found) == {"service": 1, "sidecar": 2}[mode]
+    for container in found:
+        assert container["image"].partition(":")[0] == "with-s3fs"
+        assert container["envFrom"] == [{"secretRef": {"name": "keys-of-the-store"}}]
+        assert container["env"] == [{"name": "AWS_REGION", "value": "eu-1"}]
+    others = [c for _, c in containers(manifests) if c["name"] != "fetch-models"]
+    assert not any("envFrom" in c or c["image"].startswith("with-s3fs") for c in others)
+    account = find(manifests, "ServiceAccount", "-edge")["metadata"]
+    assert account["annotations"] == annotations
+
+
+@pytest.mark.parametrize(
+    "features",
+    [
+        {"source": "files", "files": {"a/feature.yaml": "x"}},
+        {
+            "source": "configMap",
+            "configMap": {"name": "a", "items": [{"key": "x", "path": "a/feature.yaml"}]},
+        },
+    ],
+)
+def test_features_without_flags_are_refused_unless_unleash_has_them(features: dict[str, Any]) -> None:
+    with pytest.raises(helm_python.HelmError, match=r"flags\.json, and unleash\.url is empty"):
+        render({"features": features})
+    assert render({"features": features, "unleash": {"url": "https://unleash.example.com/api"}})

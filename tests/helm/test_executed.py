@@ -131,13 +131,11 @@ def test_traces_reach_the_collector_where_one_is_given(release: Release) -> None
 
 
 async def test_a_worker_that_goes_leaves_no_chunk_behind(release: Release) -> None:
-    run_id = await release.compute(kind="archive")
+    await release.compute(kind="archive")
     await _until(release.leased, 0.002)
     codes = await asyncio.to_thread(release.pods["-worker"].end)
     assert codes == [0] * len(codes)
     assert await release.leased() == 0
-    if release.file == LAPTOP:
-        assert not await release.ended(run_id)
 
 
 async def test_a_gateway_that_goes_loses_no_request(release: Release) -> None:

@@ -68,6 +68,16 @@ async def test_the_right_authority_and_name_connect_and_migrate(encrypted: str, 
     await _works(f"{encrypted}?sslmode=require")
 
 
+async def test_the_authority_may_be_named_by_the_variable_of_libpq(
+    encrypted: str, ours: Authority, another: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGSSLROOTCERT", str(ours.file))
+    await _works(f"{encrypted}?sslmode=verify-full")
+    monkeypatch.setenv("PGSSLROOTCERT", str(another.file))
+    with pytest.raises(Unavailable):
+        await _works(f"{encrypted}?sslmode=verify-full")
+
+
 @pytest.mark.parametrize("mode", ["verify-full", "verify-ca", "require"])
 async def test_another_authority_is_not_believed(encrypted: str, another: Authority, mode: str) -> None:
     with pytest.raises(Unavailable):
@@ -123,7 +133,7 @@ async def test_a_clients_certificate_is_shown(
 )
 def test_what_is_wrong_is_named_without_the_password(parameters: str, told: str) -> None:
     with pytest.raises(ConfigurationError) as raised:
-        Database(f"postgresql+asyncpg://me:hidden@localhost/a?{parameters}")
+        Database(f"postgresql+asyncpg://me:hidden@localhost/a?{parameters}")  # pragma: allowlist secret
     assert told in raised.value.detail
     assert "hidden" not in raised.value.detail
 

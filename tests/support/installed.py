@@ -125,6 +125,7 @@ def installed(
             ("trivium", "unleash-token"): UNLEASH_TOKEN,
             ("trivium", "unleash-admin-token"): "admin-token-of-unleash",
             ("trivium", "openai-api-key"): "key-of-openai",
+            ("trivium", "database-ca"): "no certificate is looked at on a socket",
         }
     cluster = Cluster(manifests, folder, secrets, around.addresses)
     _, (migrations,) = containers_of(cluster, find(manifests, "Job", "-migrations"))
@@ -145,6 +146,8 @@ def referenced(manifest: Any) -> Iterator[tuple[str, str]]:
     elif isinstance(manifest, dict):
         if "secretKeyRef" in manifest:
             yield manifest["secretKeyRef"]["name"], manifest["secretKeyRef"]["key"]
+        if "secretName" in manifest:
+            yield from ((manifest["secretName"], item["key"]) for item in manifest["items"])
         for ref in manifest.get("secretTargetRef", ()):
             yield ref["name"], ref["key"]
         if manifest.get("type") == "Bearer":

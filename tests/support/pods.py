@@ -63,14 +63,21 @@ class Cluster:
             return folder
         folder.mkdir(parents=True)
         given: Manifest = next((v for v in pod_of(workload).get("volumes", ()) if v["name"] == name), {})
-        if "configMap" in given:
-            held = find(self.manifests, "ConfigMap", given["configMap"]["name"])["data"]
-            items = given["configMap"].get("items") or [{"key": key, "path": key} for key in held]
-            for item in items:
+        source = given.get("configMap") or given.get("secret")
+        if source:
+            held = self._held(source)
+            for item in source.get("items") or [{"key": key, "path": key} for key in held]:
                 target = folder / item["path"]
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_text(held[item["key"]], "utf-8")
         return folder
+
+    def _held(self, source: Manifest) -> dict[str, str]:
+        """What a ConfigMap or a Secret has, by key."""
+        if "name" in source:
+            data: dict[str, str] = find(self.manifests, "ConfigMap", source["name"])["data"]
+            return data
+        return {key: value for (name, key), value in self.secrets.items() if name == source["secretName"]}
 
     def env_of(self, container: Manifest) -> dict[str, str]:
         """The variables as they stand in the chart, with what they refer to."""

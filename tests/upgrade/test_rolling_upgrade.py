@@ -158,8 +158,8 @@ async def test_no_request_fails_while_versions_change_and_change_back(
 
 
 async def _drained(*instances: Instance) -> bool:
-    """Ends them; a server that has drained ends by the signal that it was sent."""
-    return [await instance.stop() for instance in instances] == [-signal.SIGTERM] * len(instances)
+    """Ends them; a server that has drained ends with 0, and an older one by the signal that it was sent."""
+    return {await instance.stop() for instance in instances} <= {0, -signal.SIGTERM}
 
 
 async def _ended(traffic: Traffic, instance: Instance, run_id: str) -> None:

@@ -14,8 +14,8 @@
 
 {{/* Labels that select: dict root, component. */}}
 {{- define "trivium.selector" -}}
-app.kubernetes.io/name: {{ include "trivium.name" .root }}
-app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/name: {{ include "trivium.name" .root | quote }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 app.kubernetes.io/component: {{ .component }}
 {{- end }}
 
@@ -75,7 +75,7 @@ nodeSelector: {{- toYaml . | nindent 2 }}
 tolerations: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with .own.priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | quote }}
 {{- end }}
 {{- end }}
 
@@ -130,6 +130,26 @@ readinessProbe:
 {{- end }}
 {{- end }}
 
+{{/* The certificates by which PostgreSQL is verified, from the secret: variable, mount and volume. */}}
+{{- define "trivium.caEnv" -}}
+{{- if .Values.secret.keys.databaseCa }}
+- {name: PGSSLROOTCERT, value: /etc/trivium/certificates/ca.crt}
+{{- end }}
+{{- end }}
+
+{{- define "trivium.caMount" -}}
+{{- if .Values.secret.keys.databaseCa }}
+- {name: certificates, mountPath: /etc/trivium/certificates, readOnly: true}
+{{- end }}
+{{- end }}
+
+{{- define "trivium.caVolume" -}}
+{{- with .Values.secret.keys.databaseCa }}
+- name: certificates
+  secret: {secretName: {{ $.Values.secret.name | quote }}, items: [{key: {{ . | quote }}, path: ca.crt}]}
+{{- end }}
+{{- end }}
+
 {{/* Threads of what multiplies matrices, which would else be those of the node: dict own (its values). */}}
 {{- define "trivium.threads" -}}
 {{- $cpu := .own.resources.limits.cpu | toString }}
@@ -155,6 +175,7 @@ readinessProbe:
 {{- range $name, $key := dict "TRIVIUM_DATABASE_URL" "databaseUrl" "TRIVIUM_REDIS_URL" "redisUrl" "TRIVIUM_UNLEASH_TOKEN" "unleashToken" "TRIVIUM_UNLEASH_ADMIN_TOKEN" "unleashAdminToken" "TRIVIUM_OPENAI_API_KEY" "openaiApiKey" "TRIVIUM_ANTHROPIC_API_KEY" "anthropicApiKey" "TRIVIUM_GOOGLE_API_KEY" "googleApiKey" }}
 {{- include "trivium.secretEnv" (dict "root" $root "name" $name "key" $key) }}
 {{- end }}
+{{- include "trivium.caEnv" $root }}
 {{- if $root.Values.unleash.url }}
 - {name: TRIVIUM_UNLEASH_URL, value: {{ $root.Values.unleash.url | quote }}}
 {{- else }}
@@ -262,16 +283,25 @@ volumeMounts:
 {{/* Fetches the models and checks them; anything but what the checksums name ends the pod's start. */}}
 {{- define "trivium.fetchContainer" -}}
 {{- $edge := .Values.edge }}
+{{- $own := ternary $edge.models.image $edge.image (ne (join "" (values $edge.models.image)) "") }}
 name: fetch-models
-image: {{ include "trivium.image" (dict "root" . "own" $edge.image "name" "edge-model") }}
+image: {{ include "trivium.image" (dict "root" . "own" $own "name" "edge-model") }}
 {{ include "trivium.container" . }}
 command: [python, -m, edge_model.fetch]
 args:
-  - --from={{ $edge.models.url }}
+  - {{ printf "--from=%s" $edge.models.url | quote }}
   - --to=/models
   {{- range $edge.models.items }}
-  - {{ printf "%s@sha256:%s" .model .sha256 }}
+  - {{ printf "%s@sha256:%s" .model .sha256 | quote }}
   {{- end }}
+{{- with $edge.models.credentialsSecret }}
+envFrom:
+  - secretRef: {name: {{ . | quote }}}
+{{- end }}
+{{- with $edge.env }}
+env:
+  {{- include "trivium.ownEnv" $edge | nindent 2 }}
+{{- end }}
 resources: {{- toYaml $edge.resources | nindent 2 }}
 volumeMounts:
   - {name: edge-tmp, mountPath: /tmp}

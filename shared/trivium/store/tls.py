@@ -1,5 +1,6 @@
 """TLS to PostgreSQL, by the parameters that its own clients have in URLs."""
 
+import os
 import ssl
 from typing import Any
 
@@ -14,8 +15,8 @@ _OF_LIBPQ = ("sslmode", "sslrootcert", "sslcert", "sslkey")
 def postgresql_tls(url: URL) -> tuple[URL, dict[str, Any]]:
     """The URL without libpq's parameters for TLS, and what the driver is to be given for them.
 
-    `sslmode`, `sslrootcert` (a file, or `system`), `sslcert` and `sslkey` mean what they mean to `psql`; but
-    without `sslrootcert`, `verify-ca` and `verify-full` trust the system's authorities.
+    `sslmode`, `sslrootcert` (a file, or `system`; or the variable PGSSLROOTCERT), `sslcert` and `sslkey` mean
+    what they mean to `psql`; but without an authority, `verify-ca` and `verify-full` trust the system's.
 
     Raises:
         ConfigurationError: a value that is none, or a file that cannot be read; without the URL's password.
@@ -23,6 +24,8 @@ def postgresql_tls(url: URL) -> tuple[URL, dict[str, Any]]:
     given = {name: str(url.query[name]) for name in _OF_LIBPQ if name in url.query}
     if not given:
         return url, {}
+    if root := os.environ.get("PGSSLROOTCERT"):
+        given.setdefault("sslrootcert", root)
     mode = given.get("sslmode", "prefer")
     if mode not in _MODES:
         raise ConfigurationError(f"TRIVIUM_DATABASE_URL: sslmode={mode} is none of {', '.join(_MODES)}")
