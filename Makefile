@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint lock docs proto train load-test soak soak-gateway bench-start bench-patterns bench-edge bench-batching bench-precompute bench-gateway bench-peers drill dashboards fuzz clean
+.PHONY: help setup run test lint lock images images-check lock-images docs proto train load-test soak soak-gateway bench-start bench-patterns bench-edge bench-batching bench-precompute bench-gateway bench-peers drill dashboards fuzz clean
 
 help: ## List every target
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,6 +21,19 @@ lock: setup ## Pin every dependency but the trainer's, with hashes
 	@.venv/bin/uv pip compile pyproject.toml --universal --generate-hashes --no-annotate --quiet \
 		--extra gateway --extra batch-worker --extra edge-model --extra evals --extra local --extra load --extra otel --extra dev \
 		--custom-compile-command "make lock" --output-file requirements.lock
+
+IMAGES ?= gateway batch-worker edge-model cli local-llm
+TAG ?= 0.1.0
+BASE_IMAGE ?= python:3.13-slim
+images: ## Build the container images, which needs Docker
+	@for name in $(IMAGES); do docker build --build-arg BASE_IMAGE=$(BASE_IMAGE) \
+		--file deploy/docker/$$name.Dockerfile --tag trivium/$$name:$(TAG) . || exit 1; done
+
+images-check: setup ## Build what the images hold without Docker, and measure it
+	@.venv/bin/python scripts/measure-images $(IMAGES)
+
+lock-images: setup ## Pin what each image installs, with hashes, out of requirements.lock
+	@scripts/lock-images
 
 docs: setup ## Write the generated parts of docs/ from the code
 	@.venv/bin/python scripts/reference.py
