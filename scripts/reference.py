@@ -1,13 +1,14 @@
 """Writes docs/reference.md, docs/openapi/*.json and docs/*.schema.json from the code (`make docs`)."""
 
+import inspect
 import json
 import re
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from prometheus_client import Counter, Gauge, Histogram
+from typer.main import get_command
 
 import trivium.metrics
 from batch_worker.app import create_app as worker_app
@@ -17,17 +18,12 @@ from edge_model.settings import EdgeSettings
 from gateway.app import create_app as gateway_app
 from gateway.settings import GatewaySettings
 from trivium import errors
+from trivium.cli.main import app as command_line
 from trivium.domain.manifest import manifest_schema
 from trivium.domain.route import routes_schema
 from trivium.settings import Settings, StoreSettings
 
 DOCS = Path(__file__).parents[1] / "docs"
-COMMANDS = (
-    *("up", "features check", "features schema", "keys create", "keys list", "keys revoke"),
-    *("data import", "precompute", "results list", "results prune"),
-    *("prompt render", "prompt list", "costs"),
-    *("train", "load", "db upgrade", "db check"),
-)
 
 
 def build() -> dict[str, str]:
@@ -117,17 +113,17 @@ def _metrics() -> list[str]:
 
 def _commands() -> list[str]:
     lines = ["## Commands", "", "| command | |", "| --- | --- |"]
-    for command in COMMANDS:
-        shown = subprocess.run(
-            [sys.executable, "-m", "trivium.cli.main", *command.split(), "--help"],
-            capture_output=True,
-            text=True,
-            check=True,
-            env={"COLUMNS": "200", "TERM": "dumb"},
-        ).stdout
-        told = next(line for line in shown.splitlines()[2:] if line.strip() and "Usage" not in line)
-        lines.append(f"| `trivium {command}` | {_cell(told)} |")
+    lines += [f"| `{words}` | {_cell(told)} |" for words, told in _walk("trivium", get_command(command_line))]
     return [*lines, ""]
+
+
+def _walk(words: str, command: Any) -> Iterator[tuple[str, str]]:
+    """Every command that does something, with what its help says first."""
+    inner = getattr(command, "commands", {})
+    if not inner or command.invoke_without_command:
+        yield words, inspect.cleandoc(command.help or "")
+    for name, one in inner.items():
+        yield from _walk(f"{words} {name}", one)
 
 
 def _cell(text: str) -> str:

@@ -11,6 +11,7 @@ TriviumError                      500  internal
 ├── UnsupportedMediaType          415  unsupported_media_type
 ├── Conflict                      409  conflict
 ├── LimitReached                  429  limit_reached      a limit of the caller's own key
+├── TooManyGuesses                429  too_many_guesses   wrong keys from the caller's address
 ├── Unavailable                   503  unavailable
 ├── ConfigurationError            500  configuration
 │   ├── ManifestError             500  manifest

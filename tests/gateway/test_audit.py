@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 from sqlalchemy import text
 
 from gateway.state import MOST_REFUSED
@@ -9,6 +10,8 @@ from trivium.store.audit import AuditEvent, AuditRepository
 from trivium.store.keys import Key, KeyRepository
 from trivium.store.runs import RunRepository
 
+ON_SQLITE = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+"""Of what is no matter of the store."""
 START = "/v1/features/intents/precompute"
 
 
@@ -42,6 +45,7 @@ async def test_what_is_done_is_entered_with_who_what_and_the_request(gateway: An
     assert len(await _events(database)) == 2
 
 
+@ON_SQLITE
 async def test_what_is_refused_is_entered_too_and_of_one_key_not_without_end(
     gateway: Any, database: Any
 ) -> None:
@@ -70,6 +74,7 @@ async def test_what_is_refused_is_entered_too_and_of_one_key_not_without_end(
     assert len(own) == MOST_REFUSED
 
 
+@ON_SQLITE
 async def test_who_has_no_key_fills_no_log(gateway: Any, database: Any) -> None:
     for number in range(25):
         wrong = {"Authorization": f"Bearer trv_{number}"}
@@ -93,6 +98,7 @@ async def test_an_act_that_cannot_be_entered_is_no_success(gateway: Any, databas
             await connection.execute(text("ALTER TABLE audit_event_away RENAME TO audit_event"))
 
 
+@ON_SQLITE
 async def test_without_the_database_no_act_is_done(gateway: Any, database: Any, monkeypatch: Any) -> None:
     from trivium.store.engine import Database
 
@@ -145,6 +151,7 @@ async def test_an_admin_reads_it_page_by_page_and_no_one_else_does(gateway: Any,
         assert len(found) == count, query
 
 
+@ON_SQLITE
 async def test_a_wrong_question_is_told(gateway: Any, database: Any) -> None:
     _, headers = await _key(database, "admin")
     for query in (

@@ -25,6 +25,9 @@ ABSENT = "01a20541-f49e-725e-9873-7cfc62ac2522"
 INFER = {"input": {"text": "hi"}, "subject": {"id": "u"}, "entity_key": "M-1"}
 MESSAGES = [{"role": "user", "content": '{"text": "hi"}'}]
 
+ON_SQLITE = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+"""Of what is no matter of the store."""
+
 
 @pytest.fixture(scope="module")
 def vendor() -> Iterator[Vendor]:
@@ -55,6 +58,7 @@ def _doors() -> list[tuple[str, str]]:
     return sorted(set(found))
 
 
+@ON_SQLITE
 async def test_a_limited_key_is_refused_at_every_door_whether_or_not_there_is_such_a_feature(
     gateway: Any,
 ) -> None:
@@ -70,11 +74,20 @@ async def test_a_limited_key_is_refused_at_every_door_whether_or_not_there_is_su
             assert answer.json()["code"] == "forbidden"
 
 
+@ON_SQLITE
 async def test_a_limited_key_has_its_own_features_and_sees_no_other(gateway: Any, worker: Any) -> None:
     headers = await _key(gateway, features=["intents"])
     await worker.compute("M-1")
     made = await gateway.client.post("/v1/features/intents/infer", headers=headers, json=INFER)
     assert made.status_code == 200
+    ghost = await _key(gateway, features=["ghost"])
+    for answer in (
+        await gateway.client.get("/v1/features/ghost", headers=ghost),
+        await gateway.client.post(
+            "/v1/chat/completions", headers=ghost, json={"model": "feature/ghost", "messages": MESSAGES}
+        ),
+    ):
+        assert answer.status_code == 404 and "intents" not in answer.text
     listed = (await gateway.client.get("/v1/features", headers=headers)).json()
     assert [one["feature"] for one in listed] == ["intents"]
     models = (await gateway.client.get("/v1/models", headers=headers)).json()["data"]
@@ -83,6 +96,7 @@ async def test_a_limited_key_has_its_own_features_and_sees_no_other(gateway: Any
     assert back.json()["output"] == made.json()["output"]
 
 
+@ON_SQLITE
 async def test_a_limited_key_reads_and_judges_no_other_features_answers(gateway: Any) -> None:
     other = (await gateway.infer("M-1", "hi", feature="asked-at-once")).json()["inference_id"]
     own = (await gateway.infer("M-1", "hi")).json()["inference_id"]
@@ -104,6 +118,7 @@ async def test_a_limited_key_reads_and_judges_no_other_features_answers(gateway:
     assert (await gateway.client.post("/v1/feedback", json=unknown)).status_code == 201
 
 
+@ON_SQLITE
 async def test_a_limited_key_watches_and_ends_no_other_features_run(gateway: Any) -> None:
     all_of_them = await _key(gateway)
     started = await gateway.client.post("/v1/features/intents/precompute", headers=all_of_them, json={})
@@ -121,7 +136,7 @@ async def test_a_limited_key_calls_no_route_but_those_that_it_names(tmp_path: An
     routes = {"chat": {"targets": [target]}, "other": {"targets": [target], "match": "gpt-*"}}
     async with chat_gateway(tmp_path, routes, openai_api_key=vendor.key) as gateway:
         only_feature = await _key(gateway, features=["echo"])
-        with_route = await _key(gateway, features=["echo", "route/chat"])
+        with_route = await _key(gateway, features=["echo", "route/chat", "route/gone"])
         for model, headers, status in (
             ("feature/echo", only_feature, 200),
             ("feature/ghost", only_feature, 403),
@@ -130,21 +145,24 @@ async def test_a_limited_key_calls_no_route_but_those_that_it_names(tmp_path: An
             ("gpt-5", only_feature, 403),
             ("route/chat", with_route, 200),
             ("gpt-5", with_route, 403),
+            ("route/gone", with_route, 404),
         ):
             found, _, body = await gateway.said(model, headers=headers)
             assert found == status, (model, body)
+            assert found == 200 or "route/other" not in str(body) or model == "gpt-5"
             if status == 403:
                 assert body["error"]["trivium_code"] == "forbidden"
                 name = "route/other" if model == "gpt-5" else model.removeprefix("feature/")
                 assert name in body["error"]["message"]
         async with gateway.session.get(f"{gateway.url}/v1/models", headers=with_route) as answer:
             assert {one["id"] for one in (await answer.json())["data"]} == {"route/chat", "feature/echo"}
-        for route, status in (("chat", 200), ("other", 403)):
+        for route, status in (("chat", 200), ("other", 403), ("gpt-5", 403), ("gone", 404)):
             url = f"{gateway.url}/v1/routes/{route}/costs"
             async with gateway.session.get(url, headers=with_route) as answer:
                 assert answer.status == status
 
 
+@ON_SQLITE
 async def test_no_scope_holds_another(gateway: Any) -> None:
     opened = {
         "infer": [("POST", "/v1/features/asked-at-once/infer"), ("GET", "/v1/features")],
@@ -172,6 +190,7 @@ def _refused(reason: str) -> float:
     return REGISTRY.get_sample_value("trivium_auth_refused_total", {"reason": reason}) or 0.0
 
 
+@ON_SQLITE
 async def test_guessing_ends_in_429_before_the_database_and_a_known_key_passes(gateway: Any) -> None:
     headers = dict(gateway.client.headers)
     await gateway.state.keys.refresh()
@@ -198,6 +217,7 @@ async def test_guessing_ends_in_429_before_the_database_and_a_known_key_passes(g
     assert counted == {"unknown": 20, "guessing": 5, "missing": 1, "forbidden": 1}
 
 
+@ON_SQLITE
 async def test_another_address_may_still_ask(gateway: Any) -> None:
     keys: KeyCache = gateway.state.keys
     for attempt in range(25):
@@ -259,12 +279,14 @@ async def test_a_rotation_refuses_nobody_before_the_overlap_ends(start_gateway: 
 
     tasks = [asyncio.create_task(one) for one in (*map(ask, gateways), refresh())]
     await asyncio.sleep(0.2)
+    rotated = time.time()
     successor, secrets["new"], ends = await repository.rotate(key.own_id, 0.8)
     while not any(name == "old" and status == 401 for name, _, status in seen):
         assert time.time() < ends + 20
         await asyncio.sleep(0.05)
     over.set()
     await asyncio.gather(*tasks)
+    assert ends >= rotated + 0.8
     assert successor.id == key.id
     assert {status for name, _, status in seen if name == "new"} == {200}
     # What was asked in time may have been looked at late, on a machine that has other things to do.

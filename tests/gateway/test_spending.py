@@ -162,6 +162,17 @@ async def test_a_keys_requests_and_tokens_a_minute_are_bounded(gateway: ChatGate
     assert "tokens a minute" in body["error"]["message"]
 
 
+async def test_a_rotation_gives_no_second_allowance(gateway: ChatGateway) -> None:
+    keys = KeyRepository(gateway.database)
+    key, old = await keys.create("few", ["infer"], allowance=Allowance(requests_per_minute=2))
+    _, new, _ = await keys.rotate(key.own_id)
+    if time.time() % 60 > 55:
+        await asyncio.sleep(6)  # the limits are those of one minute
+    asked = [{"Authorization": f"Bearer {secret}"} for secret in (old, new, old, new)]
+    statuses = [(await gateway.said("route/full", headers=headers))[0] for headers in asked]
+    assert statuses == [200, 200, 429, 429]
+
+
 async def test_the_same_question_of_the_same_key_is_answered_once(
     gateway: ChatGateway, provider: BrokenProvider
 ) -> None:

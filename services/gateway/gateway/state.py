@@ -12,7 +12,8 @@ from gateway.chats import Chats
 from gateway.serving import Serving
 from gateway.settings import GatewaySettings
 from gateway.statuses import Statuses
-from trivium.errors import Forbidden, Unauthenticated
+from trivium.domain.route import PREFIX
+from trivium.errors import Forbidden, NotFound, Unauthenticated
 from trivium.features import Catalogue
 from trivium.guesses import Recent
 from trivium.metrics import AUTH_REFUSED
@@ -93,8 +94,9 @@ async def admitted(request: Request, *scopes: str) -> Key:
     request.state.key = key
     with counting_refusals():
         key.demand(*scopes)
-        if feature := request.path_params.get("feature"):
-            key.demand_feature(feature)
+    if feature := request.path_params.get("feature"):
+        demand_feature(key, feature)
+        hide_others(key, feature, state_of(request).catalogue)
     return key
 
 
@@ -108,10 +110,28 @@ def counting_refusals() -> Iterator[None]:
         raise
 
 
+def hide_others(key: Key, name: str, catalogue: Catalogue) -> None:
+    """Raises NotFound for a feature that a limited key may call and that is not there, naming no other."""
+    if key.features is not None and all(feature.name != name for feature in catalogue):
+        raise NotFound(f"There is no feature {name!r}")
+
+
 def demand_feature(key: Key, name: str) -> None:
     """Raises Forbidden, and counts it, where a key may not call a feature, or a route as `route/<name>`."""
     with counting_refusals():
         key.demand_feature(name)
+
+
+def demand_route(state: GatewayState, key: Key, model: str) -> None:
+    """Raises Forbidden for a route that a key may not call, whether or not there is such a route."""
+    if key.features is None:
+        return
+    try:
+        name = state.chats.routes.find(model).name
+    except NotFound:
+        demand_feature(key, PREFIX + model.removeprefix(PREFIX))
+        raise NotFound(f"There is no route {model!r}") from None
+    demand_feature(key, name)
 
 
 def wants_fresh(request: Request) -> bool:

@@ -17,14 +17,20 @@ from gateway.routes.chat_docs import MODELS, REQUEST, RESPONSES
 from gateway.routes.chat_features import answer_feature
 from gateway.routes.openai_errors import openai_error
 from gateway.routes.openai_stream import EventStream, while_there
-from gateway.state import GatewayState, admitted, demand_feature, state_of, wants_fresh
+from gateway.state import (
+    GatewayState,
+    admitted,
+    demand_feature,
+    demand_route,
+    hide_others,
+    state_of,
+    wants_fresh,
+)
 from trivium.domain.inference import Inference
-from trivium.domain.route import PREFIX
 from trivium.errors import (
     FieldFault,
     InvalidRequest,
     MalformedBody,
-    NotFound,
     StepError,
     TooLarge,
     TriviumError,
@@ -32,7 +38,6 @@ from trivium.errors import (
 from trivium.http import DEADLINE_HEADER
 from trivium.llm.provider import Chunk, Json
 from trivium.metrics import CHAT_REQUESTS
-from trivium.store.keys import Key
 from trivium.tracing import TEMPLATE
 from trivium.web import refuse_unstorable
 
@@ -108,9 +113,10 @@ async def chat_completions(request: Request) -> Response:
     if model.startswith(FEATURE):
         name, fresh = model.removeprefix(FEATURE), wants_fresh(request)
         demand_feature(key, name)
+        hide_others(key, name, state.catalogue)
         answering = answer_feature(state, name, body, key, subject_id, deadline_ms, fresh=fresh)
         return await while_there(request, answering)
-    _demand_route(state, key, model)
+    demand_route(state, key, model)
     asked = {name: value for name, value in body.items() if name not in _OURS}
     exchange = state.chats.begin(model, asked, key, subject_id, deadline_ms, fresh=wants_fresh(request))
     await state.chats.admit(exchange)
@@ -128,17 +134,6 @@ async def models(request: Request) -> Response:
     names += [FEATURE + feature.name for feature in state.catalogue if key.may_call(feature.name)]
     listed = [{"id": name, "object": "model", "created": 0, "owned_by": "trivium"} for name in names]
     return Response(orjson.dumps({"object": "list", "data": listed}), media_type="application/json")
-
-
-def _demand_route(state: GatewayState, key: Key, model: str) -> None:
-    """Raises Forbidden for a route that a key may not call, whether or not there is such a route."""
-    if key.features is None:
-        return
-    try:
-        name = state.chats.routes.find(model).name
-    except NotFound:
-        name = PREFIX + model.removeprefix(PREFIX)
-    demand_feature(key, name)
 
 
 async def _completed(state: GatewayState, exchange: Exchange) -> Response:

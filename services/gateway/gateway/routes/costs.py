@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, Field
 
 from gateway.routes.problems import PROBLEMS
-from gateway.state import GatewayState, State, demand_feature, scope
+from gateway.state import GatewayState, State, demand_route, scope
 from trivium.domain.route import PREFIX
 from trivium.store.costs import Costs
 from trivium.store.keys import Key
@@ -76,7 +76,7 @@ async def feature_costs(feature: str, state: State, _: Reader, days: Days = 30) 
 @router.get("/routes/{route}/costs")
 async def route_costs(route: str, state: State, key: Reader, days: Days = 30) -> CostsOut:
     """What a route cost, and its projected month."""
-    demand_feature(key, PREFIX + route)
+    demand_route(state, key, PREFIX + route)
     found = state.chats.routes.find(PREFIX + route)
     return await _out(state, found.name, days, found.spec.monthly_usd)
 
