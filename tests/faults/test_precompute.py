@@ -111,16 +111,16 @@ async def outage(
         await workers.database.close()
 
 
-async def test_twenty_kills_at_random_moments_lose_and_double_nothing(
+async def test_twelve_kills_at_random_moments_lose_and_double_nothing(
     workers: Workers, texts: list[str]
 ) -> None:
-    records = _records(texts, 9_000)
+    records = _records(texts, 6_000)
     chance = random.Random(7)
     kills = 0
     with workers.running(3):
         run_id = await workers.begin("by-edge", records)
         await workers.until(run_id, lambda now: now.computed > 0)
-        while kills < 20:
+        while kills < 12:
             await asyncio.sleep(chance.uniform(0.1, 0.9))
             number = chance.randint(1, 3)
             workers.kill(number)

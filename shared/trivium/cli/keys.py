@@ -90,15 +90,15 @@ def list_keys(
         return
     table = Table(show_lines=True)
     table.add_column("key", min_width=36)  # an id is to be copied
-    for column in ("may", "times (UTC)", "at most"):
-        table.add_column(column)
+    table.add_column("may, at most")
+    table.add_column("times (UTC)")
     for row in rows:
         only = "all features" if row["features"] is None else ", ".join(row["features"])
-        may = f"{', '.join(row['scopes'])}\n{only}"
+        may = "\n".join([", ".join(row["scopes"]), only, *_limits(row)])
         who = f"{row['id']}\n{row['name']}"
         if row["replaces"]:
             who += f"\nreplaces\n{row['replaces']}"
-        table.add_row(Text(who, no_wrap=True), Text(may), Text(_times(row)), Text(_limits(row)))
+        table.add_row(Text(who, no_wrap=True), Text(may), Text(_times(row)))
     console.print(table)
 
 
@@ -138,13 +138,13 @@ def _times(row: dict[str, Any]) -> str:
     return "\n".join(f"{name} {_shown(seconds)}" for name, seconds in times.items() if seconds)
 
 
-def _limits(row: dict[str, Any]) -> str:
+def _limits(row: dict[str, Any]) -> list[str]:
     units = {
         "requests_per_minute": "requests/min",
         "tokens_per_minute": "tokens/min",
         "monthly_usd": "USD/month",
     }
-    return "\n".join(f"{row[column]:,} {unit}" for column, unit in units.items() if row[column])
+    return [f"{row[column]:,} {unit}" for column, unit in units.items() if row[column]]
 
 
 def _listed(given: str) -> list[str]:
