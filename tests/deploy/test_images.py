@@ -79,6 +79,8 @@ def test_locks_are_parts_of_what_is_tested(name: str) -> None:
     assert not FOREIGN.get(name, set()) & {package for package, _ in pins}
     if name != "build":
         assert not BUILD_TOOLS & {package for package, _ in pins}
+    if name in ("gateway", "batch-worker", "edge-model"):
+        assert {"opentelemetry-sdk", "opentelemetry-exporter-otlp-proto-http"} <= {one for one, _ in pins}
 
 
 @pytest.mark.parametrize("name", ["gateway", "batch-worker", "edge-model"])
