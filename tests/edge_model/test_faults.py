@@ -172,7 +172,7 @@ def test_sigterm_answers_what_is_under_way(registry: Path, tmp_path: Path) -> No
 
 
 def test_memory_is_flat_over_mixed_lengths(registry: Path, tmp_path: Path) -> None:
-    """The full soak is `make soak`; here 600 requests after 300 that settle the arena."""
+    """The full soak is `make soak`; here 400 requests after 200 that settle the arena."""
     with running_edge(registry, tmp_path / "log") as edge:
 
         async def ask(count: int) -> None:
@@ -187,9 +187,9 @@ def test_memory_is_flat_over_mixed_lengths(registry: Path, tmp_path: Path) -> No
 
             await asyncio.gather(*(caller(offset) for offset in range(4)))
 
-        asyncio.run(ask(300))
+        asyncio.run(ask(200))
         settled = resident_bytes(edge.pid)
-        asyncio.run(ask(600))
+        asyncio.run(ask(400))
         assert resident_bytes(edge.pid) - settled < 20_000_000
 
 

@@ -1,4 +1,4 @@
-"""`make drill` itself, with the faults that no other test has: nothing hangs, nothing is lost."""
+"""`make drill` itself, with a fault that no other test has: nothing hangs, nothing is lost."""
 
 import subprocess
 import sys
@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 pytestmark = pytest.mark.platform
-FAULTS = "postgres:black hole,disk:full"
-QUICK = ["--fault-s", "2", "--usage-s", "1", "--no-flag-server"]
+FAULT = "disk:full"
 
 
 def test_a_short_drill_loses_nothing_and_says_what_became_of_the_requests(root: Path) -> None:
@@ -17,7 +16,7 @@ def test_a_short_drill_loses_nothing_and_says_what_became_of_the_requests(root: 
             sys.executable,
             "scripts/drill.py",
             "--only",
-            FAULTS,
+            FAULT,
             "--fault-s",
             "2",
             "--usage-s",
@@ -31,9 +30,8 @@ def test_a_short_drill_loses_nothing_and_says_what_became_of_the_requests(root: 
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    row = next(line for line in done.stdout.splitlines() if line.startswith("│ postgres"))
+    row = next(line for line in done.stdout.splitlines() if line.startswith("│ disk"))
     cells = [cell.strip() for cell in row.strip("│ \n").split("│")]
     answered, degraded, refused, failed, late, hung, lost = (int(cell) for cell in cells[2:9])
     assert answered > 0, row
-    assert degraded > 0, row  # stored results are in the database
-    assert refused + failed + late + hung + lost == 0, row
+    assert degraded + refused + failed + late + hung + lost == 0, row

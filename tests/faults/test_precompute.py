@@ -86,7 +86,7 @@ async def outage(
     (folder / "valkey").mkdir()
 
     async def happen(workers: Workers, valkey: Valkey) -> Outage:
-        records = _records(texts, 3_000)
+        records = _records(texts, 2_000)
         with workers.running(2):
             run_id = await workers.begin("by-edge", records)
             await workers.until(run_id, lambda now: now.computed > 0)
@@ -111,16 +111,16 @@ async def outage(
         await workers.database.close()
 
 
-async def test_twelve_kills_at_random_moments_lose_and_double_nothing(
+async def test_eight_kills_at_random_moments_lose_and_double_nothing(
     workers: Workers, texts: list[str]
 ) -> None:
-    records = _records(texts, 6_000)
+    records = _records(texts, 4_500)
     chance = random.Random(7)
     kills = 0
     with workers.running(3):
         run_id = await workers.begin("by-edge", records)
         await workers.until(run_id, lambda now: now.computed > 0)
-        while kills < 12:
+        while kills < 8:
             await asyncio.sleep(chance.uniform(0.1, 0.9))
             number = chance.randint(1, 3)
             workers.kill(number)
@@ -152,7 +152,7 @@ async def test_a_killed_workers_chunks_are_taken_over_within_the_lease_and_a_mom
 
 
 async def test_what_redis_forgets_is_rung_again(workers: Workers, valkey: Valkey, texts: list[str]) -> None:
-    records = _records(texts, 3_000)
+    records = _records(texts, 2_000)
     with workers.running(2):
         run_id = await workers.begin("by-edge", records)
         for _ in range(4):
@@ -281,7 +281,7 @@ async def test_a_worker_that_is_told_to_end_finishes_or_hands_back_what_it_holds
 async def test_a_cancelled_run_stops_at_once_and_keeps_what_it_has(
     workers: Workers, texts: list[str]
 ) -> None:
-    records = _records(texts, 3_000)
+    records = _records(texts, 2_000)
     with workers.running(2):
         run_id = await workers.begin("by-edge", records)
         await workers.until(run_id, lambda now: now.computed > 0)

@@ -163,7 +163,7 @@ def _given(values: dict[str, Any]) -> set[tuple[str, str]]:
 
 
 @settings(
-    max_examples=12,
+    max_examples=8,
     # Shrinking takes minutes, for each try renders the chart.
     phases=[Phase.generate],
     deadline=None,

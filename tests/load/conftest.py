@@ -40,6 +40,13 @@ class ServerProcess:
         """Sends a signal to the server in a while."""
         asyncio.get_running_loop().call_later(seconds, self.process.send_signal, number)
 
+    async def freeze(self, after_s: float, seconds: float) -> None:
+        """Stops the server in a while, and wakes it so long after it was really stopped."""
+        await asyncio.sleep(after_s)
+        self.process.send_signal(signal.SIGSTOP)
+        await asyncio.sleep(seconds)
+        self.process.send_signal(signal.SIGCONT)
+
     def end(self) -> None:
         self.process.kill()
         self.process.wait(10)

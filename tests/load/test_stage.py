@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import shutil
-import signal
 import socket
 import subprocess
 from pathlib import Path
@@ -32,9 +31,9 @@ CONSTANT = Plan(Arrivals.CONSTANT)
 
 async def test_a_frozen_server_shows_its_stall_in_the_p99(serve: Serve) -> None:
     server = serve()
-    server.later(1.0, signal.SIGSTOP)
-    server.later(2.0, signal.SIGCONT)
+    freezing = asyncio.create_task(server.freeze(1.0, 1.0))
     result = await run_stage(server.target(), 200, 3.0, CONSTANT)
+    await freezing
     assert result.sent == sum(result.outcomes.values()) == 600
     assert result.latency is not None and result.latency.count == 600
     # As long as it really was: a busy machine stops it late, and wakes it in time.

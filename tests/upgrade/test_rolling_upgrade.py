@@ -24,7 +24,7 @@ from trivium.store.tables import attempt, feedback, inference, precompute_run, p
 OLD = "4db9471552188f40f756fb761d839b5d15b9ed1b"
 """The last version with the schema of revision 0004."""
 NEW = Release(ROOT)
-PER_SECOND = 10
+PER_SECOND = 20
 
 
 @pytest.fixture(scope="module")
