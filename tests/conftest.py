@@ -1,5 +1,6 @@
 """Real parts that several tests share."""
 
+import gc
 import os
 import shutil
 from collections.abc import AsyncIterator, Iterator
@@ -8,14 +9,22 @@ from typing import Any
 
 import pytest
 
+from support.databases import MigratedPostgres, make_sqlite
 from support.edge import RunningEdge, running_edge
 from support.platform import RunningPlatform, free_offset
 from support.postgres import Postgres
 from support.sharing import BySharedParts
 from support.unleash import Unleash, install, missing
-from trivium.store.engine import Database, migrate
+from trivium.store.engine import Database
 
 ROOT = Path(__file__).parents[1]
+gc.disable()  # until all tests are collected: none of that is garbage
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What was imported stays, and is looked through no more: each full look took half a second."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> BySharedParts:
@@ -44,15 +53,22 @@ def postgres() -> Iterator[Postgres]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def migrated_postgres(postgres: Postgres) -> MigratedPostgres:
+    """The database of PostgreSQL that tests get, one after the other."""
+    return MigratedPostgres(postgres)
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
-async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Database]:
+async def database(
+    request: pytest.FixtureRequest, tmp_path: Path, migrated_postgres: MigratedPostgres
+) -> AsyncIterator[Database]:
     """A migrated, empty database; every test that takes it runs on both."""
     if request.param == "sqlite":
-        url = f"sqlite+aiosqlite:///{tmp_path / 'trivium.db'}"
+        url = await make_sqlite(tmp_path / "trivium.db")
     else:
-        url = request.getfixturevalue("postgres").new_database()
+        url = await migrated_postgres.emptied()
     made = Database(url)
-    await migrate(made)
     yield made
     await made.close()
 

@@ -104,6 +104,7 @@ def _collect_less_often() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
+    gc.enable()  # the entry points start without
 
 
 def _allow_files() -> None:

@@ -10,11 +10,12 @@ from typer.testing import CliRunner, Result
 
 from edge_model.training.data import read_examples
 from support.corrections import say, store_answer, write_sort
+from support.databases import make_sqlite
 from trivium.cli import train as train_command
 from trivium.cli.main import app
 from trivium.domain.feedback import Kind
 from trivium.errors import DatasetError, NotFound, TriviumError
-from trivium.store.engine import Database, migrate
+from trivium.store.engine import Database
 
 
 @pytest.fixture
@@ -33,8 +34,7 @@ def _fill(folder: Path, *said: tuple[str, str, str | None], first: int = 0) -> N
     """(text, subject, the right label; None accepts the answer `a`)."""
 
     async def fill() -> None:
-        database = Database(f"sqlite+aiosqlite:///{folder / 'state' / 'trivium.db'}")
-        await migrate(database)
+        database = Database(await make_sqlite(folder / "state" / "trivium.db"))
         for text, subject, label in said:
             made = await store_answer(database, text, "a", subject_id=subject)
             await say(database, made, Kind.CORRECTION if label else Kind.ACCEPTED, label)

@@ -15,13 +15,14 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from support.corrections import say, store_answer, write_sort
+from support.databases import make_sqlite
 from support.platform import clean_environment
 from trivium.cli.main import app
 from trivium.domain.feedback import Kind
 from trivium.domain.sameness import input_hash
 from trivium.errors import InvalidRequest, NotFound, SchemaViolation
 from trivium.store.corrections import CorrectionRepository
-from trivium.store.engine import Database, migrate
+from trivium.store.engine import Database
 
 
 @pytest.fixture
@@ -41,8 +42,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ]
 
     async def fill() -> None:
-        database = Database(f"sqlite+aiosqlite:///{tmp_path / 'state' / 'trivium.db'}")
-        await migrate(database)
+        database = Database(await make_sqlite(tmp_path / "state" / "trivium.db"))
         for n, (text, label) in enumerate(said):
             made = await store_answer(database, text, "a", subject_id=f"u-\x1b[31m{n}")
             await say(database, made, Kind.CORRECTION, label)

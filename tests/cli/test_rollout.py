@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from support.databases import make_sqlite
 from trivium.cli.main import app
 from trivium.domain.feedback import Feedback, Kind
 from trivium.domain.inference import Arm, Inference, Question, ServedBy, StepAnswer
 from trivium.errors import TriviumError
-from trivium.store.engine import Database, migrate
+from trivium.store.engine import Database
 from trivium.store.feedback import FeedbackRepository
 from trivium.store.inferences import InferenceRepository, rows_of
 from trivium.telemetry import new_id
@@ -76,8 +77,7 @@ def _fill(folder: Path, subjects: int, *, degraded: float = 0.0, overridden: flo
     """Subjects of both arms with one inference each, all with feedback."""
 
     async def fill() -> None:
-        database = Database(f"sqlite+aiosqlite:///{folder / 'trivium.db'}")
-        await migrate(database)
+        database = Database(await make_sqlite(folder / "trivium.db"))
         by = ServedBy("edge-v1", "edge", "edge-v1", "v1", "m")
         rows, events = [], []
         for n in range(2 * subjects):

@@ -8,6 +8,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from support.databases import make_sqlite
 from support.drifting import a_feature, store
 from support.edge import KEY, RunningEdge
 from trivium.domain.drift import DriftReport
@@ -18,15 +19,14 @@ from trivium.edge import EdgeClient
 from trivium.errors import ConnectionFailed
 from trivium.features import Feature
 from trivium.store.drift import DriftRepository, StoredReference
-from trivium.store.engine import Database, migrate
+from trivium.store.engine import Database
 
 REFERENCE, WINDOW = 200, 60
 
 
 @pytest.fixture
 async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    made = Database(f"sqlite+aiosqlite:///{tmp_path / 'trivium.db'}")
-    await migrate(made)
+    made = Database(await make_sqlite(tmp_path / "trivium.db"))
     yield made
     await made.close()
 

@@ -109,7 +109,7 @@ def test_a_body_that_never_ends_holds_nobody_else_up(edge: RunningEdge) -> None:
 
 def test_a_large_request_takes_turns_with_small_ones(edge: RunningEdge) -> None:
     async def both() -> tuple[float, list[float]]:
-        body = {"inputs": [text_tensor(*LENGTHS * 150)], "outputs": [{"name": "label"}]}
+        body = {"inputs": [text_tensor(*LENGTHS * 60)], "outputs": [{"name": "label"}]}
         large = asyncio.create_task(_call(edge.port, _request(body, 60_000)))
         small = []
         await asyncio.sleep(0.1)
@@ -172,7 +172,7 @@ def test_sigterm_answers_what_is_under_way(registry: Path, tmp_path: Path) -> No
 
 
 def test_memory_is_flat_over_mixed_lengths(registry: Path, tmp_path: Path) -> None:
-    """The full soak is `make soak`; here 400 requests after 200 that settle the arena."""
+    """The full soak is `make soak`; here 240 requests after 120 that settle the arena."""
     with running_edge(registry, tmp_path / "log") as edge:
 
         async def ask(count: int) -> None:
@@ -187,9 +187,9 @@ def test_memory_is_flat_over_mixed_lengths(registry: Path, tmp_path: Path) -> No
 
             await asyncio.gather(*(caller(offset) for offset in range(4)))
 
-        asyncio.run(ask(200))
+        asyncio.run(ask(120))
         settled = resident_bytes(edge.pid)
-        asyncio.run(ask(400))
+        asyncio.run(ask(240))
         assert resident_bytes(edge.pid) - settled < 20_000_000
 
 

@@ -33,5 +33,6 @@ def test_a_short_drill_loses_nothing_and_says_what_became_of_the_requests(root: 
     row = next(line for line in done.stdout.splitlines() if line.startswith("│ disk"))
     cells = [cell.strip() for cell in row.strip("│ \n").split("│")]
     answered, degraded, refused, failed, late, hung, lost = (int(cell) for cell in cells[2:9])
-    assert answered > 0, row
-    assert degraded + refused + failed + late + hung + lost == 0, row
+    # A step may be late on a busy machine, and its fallback answers then; that is what it is for.
+    assert answered > 10 * (degraded + late), row
+    assert refused + failed + hung + lost == 0, row

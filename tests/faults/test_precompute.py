@@ -86,7 +86,7 @@ async def outage(
     (folder / "valkey").mkdir()
 
     async def happen(workers: Workers, valkey: Valkey) -> Outage:
-        records = _records(texts, 2_000)
+        records = _records(texts, 1_200)
         with workers.running(2):
             run_id = await workers.begin("by-edge", records)
             await workers.until(run_id, lambda now: now.computed > 0)
@@ -136,7 +136,7 @@ async def test_eight_kills_at_random_moments_lose_and_double_nothing(
 async def test_a_killed_workers_chunks_are_taken_over_within_the_lease_and_a_moment(
     workers: Workers, texts: list[str], tell: Tell
 ) -> None:
-    records = _records(texts, 2_000)
+    records = _records(texts, 1_200)
     with workers.running(1):
         run_id = await workers.begin("by-edge", records)
         await workers.until(run_id, lambda now: now.computed > 0)
@@ -152,7 +152,7 @@ async def test_a_killed_workers_chunks_are_taken_over_within_the_lease_and_a_mom
 
 
 async def test_what_redis_forgets_is_rung_again(workers: Workers, valkey: Valkey, texts: list[str]) -> None:
-    records = _records(texts, 2_000)
+    records = _records(texts, 1_200)
     with workers.running(2):
         run_id = await workers.begin("by-edge", records)
         for _ in range(4):
@@ -166,7 +166,7 @@ async def test_what_redis_forgets_is_rung_again(workers: Workers, valkey: Valkey
 async def test_the_edge_model_killed_costs_only_the_time(
     workers: Workers, root: Path, tmp_path: Path, texts: list[str], tell: Tell
 ) -> None:
-    records = _records(texts, 2_000)
+    records = _records(texts, 1_200)
     own = RunningEdge(root / "models", tmp_path / "edge.log")
     workers.edge_url = f"http://127.0.0.1:{own.port}"
     own.start()
@@ -194,7 +194,7 @@ async def test_the_edge_model_killed_costs_only_the_time(
 async def test_postgresql_restarted_in_the_middle_costs_only_the_time(
     tmp_path: Path, valkey: Valkey, edge: RunningEdge, texts: list[str], tell: Tell
 ) -> None:
-    records = _records(texts, 2_000)
+    records = _records(texts, 1_200)
     with Postgres() as server:
         url = server.new_database()
         workers = Workers(tmp_path, make_features(tmp_path), url, valkey.url, f"http://127.0.0.1:{edge.port}")
@@ -264,7 +264,7 @@ async def test_a_run_of_which_everything_fails_stops_itself(workers: Workers) ->
 async def test_a_worker_that_is_told_to_end_finishes_or_hands_back_what_it_holds(
     workers: Workers, texts: list[str]
 ) -> None:
-    records = _records(texts, 2_000)
+    records = _records(texts, 1_200)
     workers.settings = {"TRIVIUM_WORKER_LEASE_S": "60"}  # what it did not hand back would be missing for long
     with workers.running(1):
         run_id = await workers.begin("by-edge", records)
@@ -281,7 +281,7 @@ async def test_a_worker_that_is_told_to_end_finishes_or_hands_back_what_it_holds
 async def test_a_cancelled_run_stops_at_once_and_keeps_what_it_has(
     workers: Workers, texts: list[str]
 ) -> None:
-    records = _records(texts, 2_000)
+    records = _records(texts, 1_200)
     with workers.running(2):
         run_id = await workers.begin("by-edge", records)
         await workers.until(run_id, lambda now: now.computed > 0)

@@ -9,17 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import make_url
 
-from support.databases import database, migrated_urls
+from support.databases import MigratedPostgres
 from trivium.domain.feedback import Feedback, Kind
 from trivium.domain.inference import Arm, Attempt, Inference, Question, ServedBy, StepAnswer, Usage
 from trivium.store.engine import Database, migrate
-from trivium.store.tables import metadata
 from trivium.telemetry import new_id
 
 MakeInference = Callable[..., Inference]
 MakeFeedback = Callable[..., Feedback]
-__all__ = ["database", "migrated_urls"]
 
 
 @dataclass
@@ -106,7 +105,7 @@ def short_folder() -> Iterator[Path]:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 async def away(
-    request: pytest.FixtureRequest, tmp_path: Path, short_folder: Path, migrated_urls: dict[str, str]
+    request: pytest.FixtureRequest, tmp_path: Path, short_folder: Path, migrated_postgres: MigratedPostgres
 ) -> AsyncIterator[AwayDatabase]:
     """A database that is away; every test that takes it runs on both."""
     if request.param == "sqlite":
@@ -118,13 +117,9 @@ async def away(
             path.rmdir()
             await migrate(database)
     else:
-        there = Database(migrated_urls["postgresql"])
-        async with there.transaction() as connection:
-            for table in reversed(metadata.sorted_tables):
-                await connection.execute(table.delete())
-        await there.close()
-        folder = str(there.url.query["host"])
-        database = Database(str(there.url.set(query={"host": str(short_folder)})))
+        there = make_url(await migrated_postgres.emptied())
+        folder = str(there.query["host"])
+        database = Database(str(there.set(query={"host": str(short_folder)})))
 
         async def appear() -> None:
             (short_folder / ".s.PGSQL.5432").symlink_to(Path(folder) / ".s.PGSQL.5432")

@@ -26,7 +26,7 @@ def render(values: dict[str, Any] | None = None, name: str = "demo") -> list[Man
         document
         for path, text in sorted(rendered.items())
         if path.endswith(".yaml")
-        for document in yaml.safe_load_all(text)
+        for document in yaml.load_all(text, yaml.CSafeLoader)
         if document
     ]
 
@@ -34,7 +34,7 @@ def render(values: dict[str, Any] | None = None, name: str = "demo") -> list[Man
 @cache
 def values_of(file: str) -> dict[str, Any]:
     """A values file."""
-    read: dict[str, Any] = yaml.safe_load((CHART / file).read_text("utf-8"))
+    read: dict[str, Any] = yaml.load((CHART / file).read_text("utf-8"), yaml.CSafeLoader)
     return read
 
 

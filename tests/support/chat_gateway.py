@@ -17,8 +17,9 @@ from sqlalchemy import select
 from gateway.app import create_app
 from gateway.settings import GatewaySettings
 from gateway.state import GatewayState
+from support.databases import make_sqlite
 from support.edge import free_port
-from trivium.store.engine import Database, migrate
+from trivium.store.engine import Database
 from trivium.store.keys import KeyRepository
 from trivium.store.tables import attempt, inference
 
@@ -151,8 +152,7 @@ async def chat_gateway(
     (folder / "flags.json").write_text(json.dumps(FLAGS))
     routes_file = folder / "routes.yaml"
     routes_file.write_text(yaml.safe_dump({"routes": {**LABEL, **routes}}))
-    database = Database(f"sqlite+aiosqlite:///{folder / 'trivium.db'}")
-    await migrate(database)
+    database = Database(await make_sqlite(folder / "trivium.db"))
     _, secret = await KeyRepository(database).create("tests", ["infer", "feedback"])
     port = free_port()
     chosen = GatewaySettings(

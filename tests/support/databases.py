@@ -1,40 +1,54 @@
 """Databases that are migrated once for many tests: to migrate one for each would take most of their time."""
 
 import shutil
-from collections.abc import AsyncIterator
 from pathlib import Path
-
-import pytest
+from tempfile import TemporaryDirectory
 
 from support.postgres import Postgres
 from trivium.store.engine import Database, migrate
 from trivium.store.tables import metadata
 
-
-@pytest.fixture(scope="session")
-async def migrated_urls(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """A migrated database of each kind."""
-    file = tmp_path_factory.mktemp("migrated") / "trivium.db"
-    urls = {"sqlite": f"sqlite+aiosqlite:///{file}", "postgresql": postgres.new_database()}
-    for url in urls.values():
-        made = Database(url)
-        await migrate(made)
-        await made.close()
-    return urls
+_folder = TemporaryDirectory(prefix="trivium-migrated-")
+_template = Path(_folder.name) / "trivium.db"
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-async def database(
-    request: pytest.FixtureRequest, tmp_path: Path, migrated_urls: dict[str, str]
-) -> AsyncIterator[Database]:
-    """As the fixture of all tests: a migrated, empty database; every test that takes it runs on both."""
-    made = Database(migrated_urls[request.param])
-    if made.is_sqlite:
-        copy = shutil.copy(str(made.url.database), tmp_path / "trivium.db")
-        made = Database(f"sqlite+aiosqlite:///{copy}")
-    else:
-        async with made.transaction() as connection:
+async def make_sqlite(file: Path) -> str:
+    """The URL of a migrated, empty SQLite in a file; one that is there is left as it is."""
+    if not _template.exists():
+        half = _template.with_suffix(".half")
+        await _migrate(_sqlite(half))
+        half.rename(_template)
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(_template, file)
+    return _sqlite(file)
+
+
+class MigratedPostgres:
+    """One migrated database of a server, emptied for each test: to make one for each would fill the disk."""
+
+    def __init__(self, server: Postgres) -> None:
+        self._server = server
+        self._url = ""
+
+    async def emptied(self) -> str:
+        """Its URL; all its tables are empty."""
+        if not self._url:
+            self._url = self._server.new_database()
+            await _migrate(self._url)
+        database = Database(self._url)
+        async with database.transaction() as connection:
             for table in reversed(metadata.sorted_tables):
                 await connection.execute(table.delete())
-    yield made
-    await made.close()
+        await database.close()
+        return self._url
+
+
+async def _migrate(url: str) -> None:
+    database = Database(url)
+    await migrate(database)
+    await database.close()
+
+
+def _sqlite(file: Path) -> str:
+    return f"sqlite+aiosqlite:///{file}"

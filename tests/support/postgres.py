@@ -29,6 +29,10 @@ class Postgres:
         self._folder = Path(tempfile.mkdtemp(prefix="trivium-pg-"))
         self._folder.chmod(0o755)
         self.server = get_server(self._folder / "data", cleanup_mode="delete")
+        # What a killed server wrote is kept by the machine, which no test takes down.
+        for setting in ("fsync", "full_page_writes"):
+            self.server.psql(f"ALTER SYSTEM SET {setting} = off")
+        self.server.psql("SELECT pg_reload_conf()")
         return self
 
     def __exit__(

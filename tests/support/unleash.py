@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -209,3 +210,10 @@ class Unleash:
 def _strategy(name: str, rollout: int) -> dict[str, Any]:
     parameters = {"rollout": str(rollout), "stickiness": "userId", "groupId": name}
     return {"name": "flexibleRollout", "parameters": parameters}
+
+
+if __name__ == "__main__":
+    if lacking := missing():
+        sys.stderr.write(f"not installed: {lacking}\n")
+    else:
+        install()

@@ -1,7 +1,6 @@
 """The edge model service: small models on ONNX Runtime, by the Open Inference Protocol."""
 
 import asyncio
-import gc
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -33,7 +32,6 @@ from trivium.web import BodyLimit, add_metrics, add_middleware, problem, service
 
 log = structlog.get_logger()
 HELPER_THREADS = 1
-GC_THRESHOLDS = 20_000, 20, 20
 
 
 class EdgeApp(FastAPI):
@@ -91,10 +89,6 @@ def _lifespan(settings: EdgeSettings) -> Callable[[FastAPI], AbstractAsyncContex
         core = Core(registry, runner, Limits(settings.edge_max_rows, settings.edge_max_characters))
         app.state.edge = EdgeState(settings, core)
         watching = run_in_background(registry.watch(settings.edge_poll_s), "registry")
-        # What is loaded stays, and requests leave little behind: to look through it rarely spares the tail.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(*GC_THRESHOLDS)
         async with serve_grpc(settings, app.state.edge):
             yield
         watching.cancel()

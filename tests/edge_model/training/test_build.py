@@ -2,6 +2,7 @@
 
 import warnings
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ import pytest
 
 from edge_model.training.data import Example, Split
 
-pytest.importorskip("torch", reason="torch is not installed; the extra `train` brings it")
+# Looked for, not imported: all tests would wait for it.
+pytestmark = pytest.mark.skipif(
+    find_spec("torch") is None, reason="torch is not installed; the extra `train` brings it"
+)
 TRAIN = [
     Example("How old must I be?", "age"),
     Example("Is there an age limit?", "age"),
